@@ -1,0 +1,88 @@
+# Every target installs what it needs into .venv first: with uv where that is on PATH, else with venv and pip,
+# both from requirements.lock. `make help` lists the targets.
+
+CONFIG ?= configs/stock_groupby.yaml
+ARGS ?=
+KEEP ?=
+# The interpreter to make .venv with; empty: the first of PYTHONS that runs and is new enough.
+PYTHON ?=
+PYTHONS := python3.13 python3.12 python3.11 python3
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+TYPED = $(wildcard pipelines benchmarks data/make_stocks.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help install run-local test test-k8s check format bench lock clean
+MAKEFLAGS += --no-print-directory
+
+help: ## Show this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1	\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	  while IFS='	' read -r name text; do printf '  %-12s %s\n' "$$name" "$$text"; done
+
+install: $(STAMP) ## Install everything into .venv; the other targets do it themselves (PYTHON=python3.12)
+	@:
+
+run-local: $(STAMP) ## Run a pipeline on this machine (CONFIG=configs/x.yaml, KEEP=1, ARGS=...)
+	@$(PY) -m pipelines run $(CONFIG) --executor local --performance-report $(if $(KEEP),--keep) $(ARGS)
+
+test: $(STAMP) ## Run the tests, without those that need Kubernetes or inject faults (ARGS="-k word")
+	@$(PY) -m pytest -q -m "not k8s and not faults" $(ARGS)
+
+test-k8s: $(STAMP) ## Run the tests that need a Kubernetes cluster (ARGS=...)
+	@$(PY) -m pytest -q -m k8s $(ARGS) || { code=$$?; test $$code -eq 5 && echo "There are no Kubernetes tests yet."; }
+
+check: $(STAMP) ## Check lint, format, types and the direction of imports
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy $(TYPED)
+	@$(VENV)/bin/lint-imports --no-logo
+
+format: $(STAMP) ## Format the code and repair what lint can repair
+	@$(PY) -m ruff check --fix-only --quiet .
+	@$(PY) -m ruff format .
+
+bench: $(STAMP) ## Run the benchmarks (ARGS=...)
+	@$(PY) -m benchmarks $(ARGS)
+
+# Keeps the versions that are locked; ARGS=--upgrade takes the newest that the pins in pyproject.toml allow.
+lock: ## Write requirements.lock anew from pyproject.toml; needs uv (ARGS=--upgrade)
+	@uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --python-version 3.11 \
+	  --fork-strategy fewest --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+
+clean: ## Remove .venv and all caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A candidate is tried by running it: names on PATH may be wrappers around nothing. Without uv it has to have venv and
+# pip too, which some systems package apart. What is found is the interpreter itself, never one inside an active
+# environment, for that may be the very .venv that is replaced here.
+$(STAMP): pyproject.toml requirements.lock
+	@set -eu; \
+	uv=; needs=', venv, ensurepip'; \
+	if uv --version >/dev/null 2>&1; then uv=uv; needs=; fi; \
+	probe="import sys$$needs; assert sys.version_info >= (3, 11); print(getattr(sys, '_base_executable', sys.executable))"; \
+	version='import sys; print("%d.%d.%d" % sys.version_info[:3])'; \
+	base=; \
+	for name in $(or $(PYTHON),$(PYTHONS)); do \
+	  if base=$$($$name -c "$$probe" 2>/dev/null); then break; fi; \
+	  base=; \
+	done; \
+	if [ -z "$$base" ]; then \
+	  echo "error: found no Python 3.11 or later$${needs:+ with venv and pip} among: $(or $(PYTHON),$(PYTHONS)). Set PYTHON=/path/to/python." >&2; \
+	  exit 1; \
+	fi; \
+	new=$$($$base -c "$$version"); \
+	if [ "$$($(PY) -c "$$version" 2>/dev/null)" != "$$new" ]; then rm -rf $(VENV); fi; \
+	echo "Installing into $(VENV) with $${uv:-pip}, Python $$new ..." >&2; \
+	if [ -n "$$uv" ]; then \
+	  [ -d $(VENV) ] || uv venv --quiet --no-project --python "$$base" $(VENV); \
+	  uv pip sync --quiet --python $(PY) --require-hashes requirements.lock; \
+	  uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .; \
+	else \
+	  "$$base" -m venv $(VENV); \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock; \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	fi; \
+	touch $(STAMP)
