@@ -1,0 +1,150 @@
+"""The commands, and what their exit codes mean: 0 done, 2 the config is wrong, 3 the data is wrong, 4 the machine, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import report
+from pipelines.errors import ConfigError, Issue, PipelineError
+from pipelines.executors.base import Executor
+from pipelines.lower import HEAD_ROWS
+from pipelines.run import Pipeline, Result, execute, load
+from pipelines.spec import EXECUTORS
+from pipelines.stages import cut, describe
+from pipelines.steps.base import Input
+from pipelines.types import dtype_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except PipelineError as error:
+        for issue in error.issues:
+            print(f"error: {issue}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped; nothing half-written is left. The same command starts it again.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pipelines", description="Declarative data pipelines on Dask.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _command(commands, "run", _run, "run a pipeline")
+    run.add_argument("--executor", choices=EXECUTORS, help="where to run (default: the config's `executor:`, else local)")
+    run.add_argument("--to", metavar="STEP", help="run only up to this step and show its table")
+    run.add_argument("--head", metavar="N", type=_count, default=HEAD_ROWS, help=f"rows to show of each result (default {HEAD_ROWS})")
+    run.add_argument("--performance-report", action="store_true", help="save Dask's performance report in the run's folder (local)")
+    run.add_argument("--keep", action="store_true", help="keep the cluster and its dashboard up until Ctrl-C (local)")
+    _command(commands, "check", _check, "check a config completely; runs nothing")
+    _command(commands, "plan", _plan, "show what each step will produce, and how it will run")
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, call: object, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(command=call)
+    command.add_argument("config", type=Path, metavar="CONFIG")
+    command.add_argument("-p", dest="params", metavar="NAME=VALUE", action="append", default=[], help="set a parameter of the config")
+    return command
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _loaded(options: argparse.Namespace) -> Pipeline:
+    params = dict[str, str]()
+    for given in options.params:
+        name, equals, value = given.partition("=")
+        if not equals:
+            raise ConfigError(Issue(f"-p {given}: this is not NAME=VALUE", "for example -p prices=data/*.csv"))
+        params[name] = value
+    return load(options.config, params)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _run(options: argparse.Namespace) -> None:
+    pipeline = _loaded(options)
+
+    def done(executor: Executor, result: Result) -> None:
+        _show(result)
+        if options.keep and executor.dashboard is not None:
+            print(f"the cluster stays up: {executor.dashboard} (Ctrl-C ends it)", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    time.sleep(3600)
+
+    execute(
+        pipeline,
+        options.executor,
+        to=options.to,
+        head=options.head,
+        say=_say,
+        performance_report=options.performance_report,
+        done=done,
+    )
+
+
+def _show(result: Result) -> None:
+    for produced in result.outputs.values():
+        print(f"\n{produced.step}:\n{report.table(produced.head, produced.rows)}")
+        if produced.path is not None:
+            print(f"written to {_near(produced.path)} ({report.size(produced.bytes)})")
+    print("\nstage, partitions, time:")
+    width = max(len(name) for name, _, _ in result.stages)
+    for name, count, seconds in result.stages:
+        print(f"  {name:{width}}  {count:>5}  {report.seconds(seconds):>9}")
+    print(f"done in {report.seconds(result.seconds)}; record in {_near(result.folder)}", flush=True)
+
+
+def _near(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _check(options: argparse.Namespace) -> None:
+    plan = _loaded(options).plan()
+    print(f"{options.config}: ok, {len(plan.nodes)} steps")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    plan = _loaded(options).plan()
+    for node in plan.nodes.values():
+        source = f" from {node.input}" if node.input else ""
+        print(f"{node.name}: {node.kind}{source}{' (kept in memory)' if node.checkpoint else ''}")
+        if node.role != "sink":
+            width = max(len(name) for name in node.schema)
+            for name, dtype in node.schema.items():
+                print(f"    {name:{width}}  {dtype_name(dtype)}")
+        if isinstance(node.bound, Input):
+            print(f"    {len(node.bound.partitions)} partitions, {report.size(node.bound.bytes)} of input")
+            for note in node.bound.notes:
+                print(f"    note: {note}")
+            if node.bound.sampled:
+                types = ", ".join(f"{_yaml(name)}: {_yaml(dtype_name(t))}" for name, t in node.bound.sampled.items())
+                print(f"    sampled, to declare: dtypes: {{{types}}}")
+    print("\nstages:")
+    for stage in describe(cut(plan)):
+        origin = f" <- {stage['exchange']} of {stage['from']}" if stage["from"] else ""
+        columns = stage["columns"] if isinstance(stage["columns"], str) else ", ".join(stage["columns"])
+        print(f"  {stage['stage']}{origin}: {stage['partitions']} partition{'s' * (stage['partitions'] != 1)}; {columns}")
+
+
+def _yaml(text: str) -> str:
+    return text if text.replace("_", "").isalnum() and not text[0].isdigit() else f'"{text}"'

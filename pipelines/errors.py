@@ -1,0 +1,74 @@
+"""What can be wrong, as values: a place, what is wrong there, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A position in a text file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One mistake: where it is (when it has a place), what is wrong, what to do."""
+
+    message: str
+    remedy: str = ""
+    place: Place | None = None
+
+    def __str__(self) -> str:
+        head = f"{self.place}: {self.message}" if self.place else self.message
+        return f"{head}\n    {self.remedy}" if self.remedy else head
+
+
+class PipelineError(Exception):
+    """Issues that end a command; the class decides the exit code."""
+
+    exit_code = 1
+
+    def __init__(self, *issues: Issue) -> None:
+        super().__init__(*issues)
+        self.issues = issues
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.issues))
+
+
+class ConfigError(PipelineError):
+    """The config is wrong: nothing was run."""
+
+    exit_code = 2
+
+
+class DataError(PipelineError):
+    """The data contradicts the config."""
+
+    exit_code = 3
+
+
+class MachineError(PipelineError):
+    """The machine cannot do it: a full disk, a missing package, a cluster that does not answer."""
+
+    exit_code = 4
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A remedy that names the nearest known word, or lists them all when none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not near:
+        near = [k for k in known if k.lower() == word.lower()]
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(known[:40])}" if known else ""

@@ -1,0 +1,1 @@
+"""Where a plan runs: one file each. An executor never knows what is computed."""

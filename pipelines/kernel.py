@@ -1,0 +1,48 @@
+"""The only place that calls Polars' collect.
+
+The in-memory engine: the streaming engine's grouped float sums differ from run to run (measured, Polars 2.1), and a
+recomputed partition must have the same bytes.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from pipelines.errors import DataError, Issue
+from pipelines.types import Schema, dtype_name
+
+VERSION = f"polars-{pl.__version__}-1"
+"""Part of every identity: bytes are promised within one version of the kernel."""
+
+
+class KernelError(Exception):
+    """Polars refused the data: carries what it said, for the source or the step to explain."""
+
+
+def collect(frame: pl.LazyFrame, schema: Schema) -> pl.DataFrame:
+    """The query's rows, in one chunk, with exactly the planned columns and types.
+
+    Raises KernelError for what the data did, DataError for values that a cast or a sum cannot take.
+    """
+    try:
+        result = frame.collect(engine="in-memory").rechunk()
+    except pl.exceptions.InvalidOperationError as error:
+        raise DataError(_cast_issue(str(error))) from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise KernelError(f"{type(error).__name__}: {error}") from None
+    except pl.exceptions.PanicException as error:  # a BaseException: uncaught, it hangs a Dask client
+        raise KernelError(f"Polars panicked: {error}") from None
+    if dict(result.schema) != dict(schema):
+        raise AssertionError(f"planned {_names(schema)}, computed {_names(result.schema)}: please report this")
+    return result
+
+
+def _names(schema: Schema) -> str:
+    return ", ".join(f"{name} {dtype_name(dtype)}" for name, dtype in schema.items())
+
+
+def _cast_issue(said: str) -> Issue:
+    head = said.split("\n", 1)[0]
+    if "conversion from `i128`" in head:
+        return Issue(f"an integer result does not fit int64: {head}", "cast to double before computing")
+    return Issue(head, "TRY_CAST gives NULL for values that cannot be converted")

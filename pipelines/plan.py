@@ -1,0 +1,134 @@
+"""The typed graph: every step bound to the types of its input, tried on a few rows, and named by what it means."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from pipelines import kernel
+from pipelines.errors import ConfigError, DataError, Issue, Place, PipelineError
+from pipelines.spec import Spec, StepSpec
+from pipelines.steps.base import Context, Input, Operation, Output, Problems
+from pipelines.types import Schema
+
+
+@dataclass(frozen=True)
+class Node:
+    """A step in the plan."""
+
+    name: str
+    kind: str
+    input: str | None
+    bound: Operation | Input | Output
+    schema: Schema
+    """Of the step's table; of a sink: of the table it writes."""
+    checkpoint: bool
+    identity: str
+    """What the step means: equal for equal answers on equal input, whatever the names of steps and wherever it runs."""
+    runs_python: bool
+    place: Place
+
+    @property
+    def role(self) -> Literal["source", "table", "sink"]:
+        return "source" if isinstance(self.bound, Input) else "sink" if isinstance(self.bound, Output) else "table"
+
+
+@dataclass(frozen=True)
+class Plan:
+    spec: Spec
+    nodes: Mapping[str, Node]
+
+    def consumers(self, name: str) -> list[Node]:
+        return [node for node in self.nodes.values() if node.input == name]
+
+    def upstream(self, targets: tuple[str, ...]) -> list[Node]:
+        """The targets and all that they need, in order."""
+        needed = set[str]()
+        for target in targets:
+            name: str | None = target
+            while name is not None and name not in needed:
+                needed.add(name)
+                name = self.nodes[name].input
+        return [node for node in self.nodes.values() if node.name in needed]
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The steps that nothing reads: what a run is for."""
+        return tuple(node.name for node in self.nodes.values() if not self.consumers(node.name))
+
+
+def make_plan(spec: Spec) -> Plan:
+    """Binds every step. Raises ConfigError (DataError where only the data is wrong) with all issues."""
+    nodes, issues, exit_code = dict[str, Node](), list[Issue](), 0
+    for step in spec.steps:
+        if step.input is not None and step.input not in nodes:
+            continue  # its input has issues already
+        above = nodes.get(step.input) if step.input else None
+        problems = Problems(step.options)
+        bound = step.step.bind(above.schema if above else {}, problems, Context(spec.root))
+        if problems.issues:
+            issues += problems.issues
+            exit_code = max(exit_code, problems.exit_code) if exit_code != 2 else 2
+            exit_code = 2 if problems.exit_code == 2 else exit_code
+        elif bound is not None:
+            node = _node(step, above, bound)
+            if isinstance(bound, Operation) and above is not None and (issue := _witness(node, above.schema)):
+                issues.append(issue)
+                exit_code = 2
+            nodes[step.name] = node
+    if issues:
+        raise (DataError if exit_code == 3 else ConfigError)(*issues)
+    return Plan(spec, nodes)
+
+
+def _node(step: StepSpec, above: Node | None, bound: Operation | Input | Output) -> Node:
+    schema = bound.schema if not isinstance(bound, Output) else above.schema if above else {}
+    means: list[Any] = [step.step.kind, step.step.version, step.step.identity(), above.identity if above else None]
+    if isinstance(bound, Input):
+        means += [bound.identity, [(name, repr(dtype)) for name, dtype in bound.schema.items()]]
+    return Node(
+        name=step.name,
+        kind=step.step.kind,
+        input=above.name if above else None,
+        bound=bound,
+        schema=schema,
+        checkpoint=step.checkpoint,
+        identity=digest(kernel.VERSION, means),
+        runs_python=step.step.runs_python,
+        place=step.place,
+    )
+
+
+def digest(*parts: Any) -> str:
+    """32 hexadecimal digits that name the parts' content."""
+    text = json.dumps(parts, sort_keys=False, default=str, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def witness(schema: Schema) -> pl.LazyFrame:
+    """Three rows of these types, in two groups, with a NULL."""
+    counted = pl.Series([1, 1, None], dtype=pl.Int64)
+    columns = dict[str, pl.Series]()
+    for name, dtype in schema.items():
+        if isinstance(dtype, pl.Time | pl.Binary):
+            columns[name] = counted.cast(pl.Int64).cast(pl.Time) if isinstance(dtype, pl.Time) else counted.cast(pl.String).cast(pl.Binary)
+        else:
+            columns[name] = counted.cast(dtype)
+    return pl.LazyFrame(columns)
+
+
+def _witness(node: Node, schema: Schema) -> Issue | None:
+    """Runs the step on a witness: what types alone did not show."""
+    assert isinstance(node.bound, Operation)
+    try:
+        kernel.collect(node.bound.whole(witness(schema)), node.schema)
+    except DataError:
+        pass  # a value that could not be cast: data may be better
+    except (kernel.KernelError, AssertionError, PipelineError) as error:
+        return Issue(f"the step {node.name!r} fails on rows of its input's types: {str(error).splitlines()[0]}", "check its types", node.place)
+    return None

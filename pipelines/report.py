@@ -1,0 +1,101 @@
+"""What a run says while it runs and when it is done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import polars as pl
+
+from pipelines.executors.base import Progress
+
+_LINE_SECONDS = 5.0
+
+
+def seconds(value: float) -> str:
+    return f"{value:.2f} s" if value < 100 else f"{value / 60:.1f} min"
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def table(frame: pl.DataFrame, rows: int) -> str:
+    """The frame as a plain table; `rows` is how many the whole table has."""
+    with pl.Config(
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_hide_dataframe_shape=True,
+        tbl_formatting="UTF8_BORDERS_ONLY",
+        tbl_hide_column_data_types=False,
+        tbl_width_chars=160,
+        fmt_str_lengths=60,
+        fmt_float="full",
+    ):
+        text = str(frame)
+    more = f"\n({rows:,} rows in all)" if rows > len(frame) else f"\n({rows:,} row{'s' * (rows != 1)})"
+    return text + more
+
+
+@contextmanager
+def shown(progress: Progress, totals: Mapping[str, tuple[str, int]], out: TextIO = sys.stderr) -> Iterator[None]:
+    """Shows progress while the block runs: bars on a terminal, elsewhere a line when a stage is done or has been at work long.
+
+    totals: task name → (what to call it, number of tasks).
+    """
+    if not totals:
+        yield
+    elif out.isatty():
+        yield from _bars(progress, totals)
+    else:
+        yield from _lines(progress, totals, out)
+
+
+def _bars(progress: Progress, totals: Mapping[str, tuple[str, int]]) -> Iterator[None]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        rows = {key: bars.add_task(label, total=total, start=False) for key, (label, total) in totals.items()}
+
+        def changed() -> None:
+            for key, row in rows.items():
+                if timing := progress.timings.get(key):
+                    if timing.done or timing.start < float("inf"):
+                        bars.start_task(row)
+                    bars.update(row, completed=min(timing.done, totals[key][1]))
+
+        progress.changed = changed
+        yield
+        progress.changed = lambda: None
+
+
+def _lines(progress: Progress, totals: Mapping[str, tuple[str, int]], out: TextIO) -> Iterator[None]:
+    said, last = dict[str, int](), time.monotonic()
+
+    def changed() -> None:
+        nonlocal last
+        for key, (label, total) in totals.items():
+            timing = progress.timings.get(key)
+            if timing is None or said.get(key) == total:
+                continue
+            if timing.done >= total:
+                said[key] = total
+                print(f"{label}: {total}/{total} done in {seconds(max(0.0, timing.stop - timing.start))}", file=out, flush=True)
+            elif time.monotonic() - last >= _LINE_SECONDS and said.get(key) != timing.done:
+                said[key], last = timing.done, time.monotonic()
+                print(f"{label}: {timing.done}/{total}", file=out, flush=True)
+
+    progress.changed = changed
+    yield
+    changed()
+    progress.changed = lambda: None

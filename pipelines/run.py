@@ -1,0 +1,288 @@
+"""The main path: load → plan → cut → lower → execute → record."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines import kernel, report
+from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean
+from pipelines.executors.base import Executor, Progress
+from pipelines.graph import Graph
+from pipelines.lower import HEAD_ROWS, Ending, Lowered, Part, ending_keys, lower, resolved
+from pipelines.plan import Plan, make_plan
+from pipelines.spec import EXECUTORS, Spec, load_spec
+from pipelines.stages import Staged, Stage, ancestors, cut
+from pipelines.steps.base import Output
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Produced:
+    """One end of a pipeline: a table that was written, or only looked at."""
+
+    step: str
+    rows: int
+    head: pl.DataFrame
+    path: Path | None = None
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run did."""
+
+    folder: Path
+    outputs: Mapping[str, Produced]
+    stages: tuple[tuple[str, int, float], ...]
+    """(stage, partitions, seconds from its first task's start to its last one's end)."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A config, loaded. Nothing has been read but headers and samples, nothing has run."""
+
+    spec: Spec
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def plan(self) -> Plan:
+        """Every step with its output's columns and types. Raises ConfigError with all issues."""
+        if "plan" not in self._cache:
+            self._cache["plan"] = make_plan(self.spec)
+        plan: Plan = self._cache["plan"]
+        return plan
+
+    def compile(self, *names: str) -> Mapping[str, Any]:
+        """Step: its table as a lazy dask.dataframe.DataFrame with Arrow dtypes, over the same tasks that a run runs.
+
+        Default: every step that gives a table. Nothing is computed here.
+        """
+        plan = self.plan()
+        for name in names:
+            _known(plan, name)
+        tables = names or tuple(node.name for node in plan.nodes.values() if node.role != "sink")
+        frames = dict[str, Any]()
+        for name in tables:
+            staged = cut(plan, (name,))
+            frames[name] = lower(staged).table(staged.tables[name]).dataframe()
+        return frames
+
+    def run(self, executor: str | None = None, *, to: str | None = None, head: int = HEAD_ROWS, say: Say = lambda text: None) -> Result:
+        """Runs the pipeline (up to the step `to`). Raises ConfigError, DataError or MachineError."""
+        return execute(self, executor, to=to, head=head, say=say)
+
+
+def load(path: str | Path, params: Mapping[str, Any] | None = None) -> Pipeline:
+    """The pipeline in a config file, with `params` in place of its own. Raises ConfigError with all issues."""
+    return Pipeline(load_spec(path, params))
+
+
+def _known(plan: Plan, name: str) -> None:
+    if name not in plan.nodes:
+        raise ConfigError(Issue(f"unknown step {name!r}", did_you_mean(name, plan.nodes)))
+
+
+def execute(
+    pipeline: Pipeline,
+    executor: str | None = None,
+    *,
+    to: str | None = None,
+    head: int = HEAD_ROWS,
+    say: Say = lambda text: None,
+    performance_report: bool = False,
+    done: Callable[[Executor, Result], None] = lambda executor, result: None,
+) -> Result:
+    """One run, from plan to record. `done` is called with the executor still open."""
+    began = time.time()
+    plan = pipeline.plan()
+    if to is not None:
+        _known(plan, to)
+    staged = cut(plan, (to,) if to is not None else ())
+    with _folder(plan.spec, staged, began) as (folder, record):
+        mark = folder.name.rsplit("-", 1)[-1]
+        report_path = folder / "performance_report.html" if performance_report else None
+        with _opened(plan.spec, staged, executor, report_path) as opened, _temporaries(staged, folder, mark):
+            if opened.dashboard:
+                say(f"dashboard: {opened.dashboard}")
+            say(f"running {plan.spec.name} on {opened.described}")
+            lowered = lower(staged, shares_memory=opened.shares_memory, ending=Ending(str(folder), mark, head))
+            progress = Progress()
+            with report.shown(progress, _totals(staged, lowered)):
+                parts = _compute(opened, staged, lowered, progress)
+            outputs = {target: _commit(staged, target, found, folder, head) for target, found in parts.items()}
+            stages = tuple(_timed(staged, progress))
+            result = Result(folder, outputs, stages, time.time() - began)
+            record(result, opened.described)
+            done(opened, result)
+    return result
+
+
+def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Progress) -> dict[str, list[Part]]:
+    """Checkpoints first, each kept until the last that reads it is done; then all ends at once."""
+    graph: Graph = dict(lowered.graph)
+    checkpoints = [staged.tables[n] for n in staged.tables if staged.plan.nodes[n].checkpoint]
+    jobs = [_until(stage, checkpoints) for stage in checkpoints]
+    ends = {target: ending_keys(staged, lowered, target) for target in staged.targets}
+    final = {stage.key for target in staged.targets for stage in _until(staged.tables[target], checkpoints)}
+    for i, stage in enumerate(checkpoints):
+        kept = executor.persist(lowered.table(stage) if not i else _with(graph, lowered, stage), progress)
+        graph.update(kept)
+        del kept
+        later = {s.key for job in jobs[i + 1 :] for s in job} | final
+        for done in checkpoints[: i + 1]:
+            if done.key not in later:
+                for key in lowered.keys[done.key]:
+                    graph.pop(key, None)
+    keys = [key for target in staged.targets for key in ends[target]]
+    results = iter(executor.compute(graph, keys, progress))
+    return {target: [next(results) for _ in ends[target]] for target in staged.targets}
+
+
+def _with(graph: Graph, lowered: Lowered, stage: Stage) -> Any:
+    table = lowered.table(stage)
+    table.graph = graph
+    return table
+
+
+def _until(stage: Stage, checkpoints: Sequence[Stage]) -> list[Stage]:
+    """The stages that computing this one touches: back to the nearest checkpoints, those included."""
+    found = list[Stage]()
+    for current in reversed(ancestors(stage)):
+        found.append(current)
+        if current in checkpoints and current is not stage:
+            break
+    return found
+
+
+def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, head: int) -> Produced:
+    """Gives what was written its final name."""
+    first = pl.concat([part.head for part in parts]).head(head)
+    rows = sum(part.rows for part in parts)
+    output = staged.plan.nodes[target].bound
+    if not isinstance(output, Output):
+        return Produced(target, rows, first)
+    path = resolved(output, str(folder))
+    try:
+        if path.exists() and not output.overwrite:
+            raise MachineError(Issue(f"{path} appeared while the run was at work", "add `overwrite: true`, or choose another path"))
+        if output.per_partition:
+            whole = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            whole.mkdir()
+            for i, part in enumerate(parts):
+                os.replace(str(part.path), whole / f"part-{i:05d}.{output.format}")
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(whole, path)
+        else:
+            os.replace(str(parts[0].path), path)
+    except OSError as error:
+        raise MachineError(Issue(f"cannot write {path}: {error.strerror}", "choose another path")) from None
+    return Produced(target, rows, first, path, sum(part.bytes for part in parts))
+
+
+@contextmanager
+def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
+    """Whatever happens, no file under a temporary name stays."""
+    try:
+        yield
+    finally:
+        for target in staged.targets:
+            output = staged.plan.nodes[target].bound
+            if isinstance(output, Output):
+                path = resolved(output, str(folder))
+                for left in path.parent.glob(f".{path.name}.{mark}.*.tmp"):
+                    left.unlink(missing_ok=True)
+
+
+@contextmanager
+def _folder(spec: Spec, staged: Staged, began: float) -> Iterator[tuple[Path, Callable[[Result, str], None]]]:
+    """This run's folder, runs/<time>-<name>-<id>/, and what writes the record of a run that ended well."""
+    stamp = datetime.fromtimestamp(began, UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = spec.root / "runs" / f"{stamp}-{spec.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise MachineError(Issue(f"cannot make {folder}: {error.strerror}", "run where you may write")) from None
+    facts: dict[str, Any] = {
+        "name": spec.name,
+        "config": str(spec.path),
+        "params": dict(spec.params),
+        "began": datetime.fromtimestamp(began, UTC).isoformat(),
+        "kernel": kernel.VERSION,
+        "python": platform.python_version(),
+    }
+
+    def write(**more: Any) -> None:
+        temporary = folder / ".record.json.tmp"
+        temporary.write_text(json.dumps({**facts, **more}, indent=2, default=str) + "\n")
+        os.replace(temporary, folder / "record.json")
+
+    def record(result: Result, executor: str) -> None:
+        write(
+            exit_code=0,
+            executor=executor,
+            seconds=round(result.seconds, 3),
+            stages=[{"stage": n, "partitions": c, "seconds": round(s, 3)} for n, c, s in result.stages],
+            outputs={n: {"rows": o.rows, "path": str(o.path) if o.path else None, "bytes": o.bytes} for n, o in result.outputs.items()},
+        )
+
+    try:
+        yield folder, record
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, PipelineError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        write(exit_code=code, error=str(error) or type(error).__name__, seconds=round(time.time() - began, 3))
+        raise
+
+
+@contextmanager
+def _opened(spec: Spec, staged: Staged, kind: str | None, report_path: Path | None) -> Iterator[Executor]:
+    options = spec.executor
+    kind = kind or options.kind
+    executor: Executor
+    if kind == "serial":
+        from pipelines.executors.inprocess import Serial
+
+        executor = Serial()
+    elif kind == "threads":
+        from pipelines.executors.inprocess import Threads
+
+        executor = Threads(options.threads)
+    elif kind == "local":
+        from pipelines.executors.local import Local
+
+        executor = Local(
+            workers=options.workers,
+            threads=options.threads,
+            memory_limit=options.memory_limit,
+            dashboard_port=options.dashboard_port,
+            python=any(stage.runs_python for stage in staged.stages),
+            report=report_path,
+        )
+    else:
+        raise ConfigError(Issue(f"unknown executor {kind!r}", did_you_mean(kind, EXECUTORS)))
+    with executor:
+        yield executor
+
+
+def _totals(staged: Staged, lowered: Lowered) -> dict[str, tuple[str, int]]:
+    return {stage.key: (stage.name, stage.count) for stage in staged.stages}
+
+
+def _timed(staged: Staged, progress: Progress) -> Iterator[tuple[str, int, float]]:
+    for stage in staged.stages:
+        timing = progress.timings.get(stage.key)
+        yield stage.name, stage.count, max(0.0, timing.stop - timing.start) if timing else 0.0

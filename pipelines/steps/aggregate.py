@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import polars as pl
+from pydantic import ConfigDict, Field, field_validator
+
+from pipelines.aggregates import FUNCTIONS, canonical
+from pipelines.expressions import ExpressionError, Typed
+from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Step
+from pipelines.types import Schema, dtype_name
+
+
+@dataclass(frozen=True)
+class Call:
+    """One aggregate function on one argument; its state's columns start with `name`."""
+
+    function: str
+    argument: pl.Expr
+    dtype: pl.DataType
+    name: str
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What both ways of aggregating share."""
+
+    keys: tuple[tuple[str, pl.DataType], ...]
+    calls: tuple[Call, ...]
+    outputs: tuple[tuple[str, pl.Expr], ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.keys]
+
+    def states(self, frame: pl.LazyFrame, careful: bool) -> pl.LazyFrame:
+        exprs = [e for c in self.calls for e in FUNCTIONS[c.function].partial(c.argument, c.dtype, c.name, careful)]
+        if not self.keys:
+            if any(c.function in ("var", "std") for c in self.calls):
+                # their float sums depend on the chunks that a parallel CSV parse leaves
+                frame = frame.map_batches(_rechunk, predicate_pushdown=True, projection_pushdown=True, slice_pushdown=False)
+            return frame.select(exprs)
+        frame = frame.with_columns(canonical(pl.col(k), t).alias(k) for k, t in self.keys if t.is_float())
+        if not exprs:
+            return frame.select(self.names).unique()
+        return frame.group_by(self.names).agg(exprs)
+
+    def combined(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        exprs = [e for c in self.calls for e in FUNCTIONS[c.function].combine(c.name, c.dtype)]
+        if not self.keys:
+            return frame.select(exprs)
+        return frame.group_by(self.names).agg(exprs) if exprs else frame.unique()
+
+    def answers(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        values = [FUNCTIONS[c.function].final(c.name, c.dtype).alias(c.name) for c in self.calls]
+        return frame.select(*self.names, *values).select(*self.names, *(e.alias(n) for n, e in self.outputs))
+
+    def ordered(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        # the order of groups is random in Polars: sorted by the keys it is one and the same
+        return frame.sort(self.names, nulls_last=True) if self.keys else frame
+
+
+def _rechunk(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.rechunk()
+
+
+@dataclass(frozen=True)
+class Aggregated(Reduction):
+    schema: Schema
+    state: Schema
+    grouping: Grouping
+    columns: Columns
+
+    def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.grouping.states(frame, careful=False)
+
+    def refine(self, state: pl.DataFrame) -> Apply | None:
+        odd = [name for name in state.columns if name.endswith(".odd")]
+        return self.careful if any(state[name].sum() for name in odd) else None
+
+    def careful(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.grouping.states(frame, careful=True)
+
+    def combine(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.grouping.combined(frame)
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.grouping.ordered(self.grouping.answers(self.grouping.combined(frame)))
+
+    def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.apply(self.careful(frame))
+
+    def reads(self, wanted: Columns) -> Columns:
+        return self.columns
+
+
+@dataclass(frozen=True)
+class AggregatedByKey(Keyed):
+    schema: Schema
+    grouping: Grouping
+    columns: Columns
+
+    @property
+    def keys(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.grouping.names)
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.grouping.answers(self.grouping.states(frame, careful=True))
+
+    def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.grouping.ordered(frame)
+
+    def reads(self, wanted: Columns) -> Columns:
+        return self.columns
+
+
+@dataclass(frozen=True)
+class AggregatedWhole(AggregatedByKey):
+    """Without keys, functions that need rows need all of them in one place."""
+
+    placement = "gather"
+
+
+class Aggregate(Step):
+    """One row for each group: `name: expression` over aggregate functions. Without `by`, one row for the whole table.
+
+    The result is sorted by the keys. Sums and means of floats are exact, then rounded once.
+    """
+
+    kind = "aggregate"
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str]
+    example: ClassVar[str] = "aggregate: {by: [Symbol], days: count(*), mean_close: avg(Close), range: max(High) - min(Low)}"
+
+    by: list[str] = Field([], description="The key columns. NULL is a key like any other.")
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
+        keys = list[tuple[str, pl.DataType]]()
+        for i, name in enumerate(self.by):
+            if problems.column(("by", i), name, schema):
+                if schema[name].is_nested():
+                    problems.add(("by", i), f"{dtype_name(schema[name])} cannot be a key", "choose another column")
+                if name in self.by[:i]:
+                    problems.add(("by", i), f"{name!r} stands here twice", "remove one")
+                keys.append((name, schema[name]))
+        calls = dict[tuple[str, str], Call]()
+
+        def on_aggregate(function: str, argument: Typed | None, distinct: bool) -> Typed:
+            if distinct and function == "count":
+                function = "count_distinct"
+            elif distinct and function not in ("min", "max"):
+                raise ExpressionError(f"{function}(DISTINCT ...) is not supported", "only count(DISTINCT column) is")
+            if argument is None:  # count(*): every row counts, whatever it holds
+                argument = Typed(pl.lit(1, pl.Int8), pl.Int8())
+                function = "count_rows"
+            known = FUNCTIONS[function]
+            result = known.result(argument.dtype)
+            if result is None:
+                raise ExpressionError(f"{function} does not take {dtype_name(argument.dtype)}", f"it takes {known.takes}")
+            key = (function, str(argument.expr))
+            call = calls.setdefault(key, Call(function, argument.expr, argument.dtype, f"~{len(calls)}"))
+            return Typed(pl.col(call.name), result)
+
+        outputs, columns = list[tuple[str, pl.Expr]](), frozenset(self.by)
+        out = dict(keys)
+        for name, text in self.__pydantic_extra__.items():
+            if name in self.by:
+                problems.key((), name, f"{name!r} is a key already", "choose another name")
+            if found := problems.expression((name,), text, schema, on_aggregate):
+                outputs.append((name, found[0].expr))
+                out[name] = found[0].dtype
+                columns |= found[1]
+        if not out and not problems.issues:
+            problems.add((), "aggregate names nothing to compute", "write `aggregate: {by: [key], name: avg(column)}`")
+        if problems.issues:
+            return None
+        grouping = Grouping(tuple(keys), tuple(calls.values()), tuple(outputs))
+        if any(FUNCTIONS[c.function].kind == "rows" for c in grouping.calls):
+            return (AggregatedByKey if keys else AggregatedWhole)(out, grouping, columns)
+        empty = pl.LazyFrame(schema={name: schema[name] for name in schema if name in columns})
+        return Aggregated(out, dict(grouping.states(empty, careful=False).collect_schema()), grouping, columns)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"by": self.by, "outputs": dict(self.__pydantic_extra__)}

@@ -1,0 +1,182 @@
+"""What a step is: options, documentation, an example, and, bound to the types of its input, a meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from pipelines import expressions
+from pipelines.errors import Issue, PipelineError, did_you_mean
+from pipelines.source import Node
+from pipelines.types import Schema
+
+Apply = Callable[[pl.LazyFrame], pl.LazyFrame]
+Columns = frozenset[str]
+Placement = Literal["anywhere", "reduce", "by_key", "gather"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A step's meaning for an input of known types; picklable, it travels to workers.
+
+    anywhere: `apply` works on any rows by themselves.
+    reduce:   `partial` in every partition, `combine` over concatenated results (any number of times), `apply` on what is left
+              = the step on all rows.
+    by_key:   `apply` on partitions in which equal `keys` are together; `finish` on all of its results in one place.
+    gather:   `apply` on all rows in order.
+    """
+
+    schema: Schema
+    placement: ClassVar[Placement] = "anywhere"
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        raise NotImplementedError
+
+    def reads(self, wanted: Columns) -> Columns:
+        """The input's columns that the output's columns `wanted` need."""
+        raise NotImplementedError
+
+    def prune(self, wanted: Columns) -> Operation:
+        """The same operation for an input that has only the columns `reads(wanted)`."""
+        return self
+
+    def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """The step on all rows at once: what every way of running it must equal."""
+        return self.apply(frame)
+
+
+class Reduction(Operation):
+    """An operation that works from states."""
+
+    placement: ClassVar[Placement] = "reduce"
+    state: Schema
+    """Columns and types of `partial`'s result."""
+
+    def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        raise NotImplementedError
+
+    def refine(self, state: pl.DataFrame) -> Apply | None:
+        """What to do instead of `partial` where its result says that the data is not of the usual kind."""
+        return None
+
+    def combine(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        raise NotImplementedError
+
+    def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.apply(self.partial(frame))
+
+
+class Keyed(Operation):
+    """An operation that wants equal keys together."""
+
+    placement: ClassVar[Placement] = "by_key"
+    keys: tuple[str, ...]
+
+    def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        raise NotImplementedError
+
+    def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.finish(self.apply(frame))
+
+
+class Loader(Protocol):
+    """Makes a source's partitions into rows, inside a task; picklable."""
+
+    def scan(self, partition: Any, columns: Sequence[str]) -> pl.LazyFrame:
+        """The partition's rows, these columns in this order."""
+
+    def diagnose(self, partition: Any, columns: Sequence[str], error: Exception) -> PipelineError | None:
+        """What in the data made the query fail, with file, row and column where they can be found."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a source step is bound to: types, partitions in order, and what makes them the same again."""
+
+    schema: Schema
+    loader: Loader
+    partitions: tuple[Any, ...]
+    identity: tuple[Any, ...]
+    bytes: int = 0
+    sampled: Mapping[str, pl.DataType] = field(default_factory=dict)
+    """Columns whose types were not declared but found in samples."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a sink step is bound to."""
+
+    path: str
+    """Absolute, or starting with ${run}."""
+    format: Literal["csv", "parquet"]
+    per_partition: bool
+    overwrite: bool
+
+
+class Problems:
+    """Collects a step's issues, each at the place of the option that it is about."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.issues = node, list[Issue]()
+        self.exit_code = 2
+
+    def add(self, path: tuple[str | int, ...], message: str, remedy: str = "", offset: int | None = None) -> None:
+        self.issues.append(Issue(message, remedy, self.node.find(path).at(offset)))
+
+    def key(self, path: tuple[str | int, ...], name: str, message: str, remedy: str = "") -> None:
+        """About the key `name` of the mapping at `path`."""
+        parent = self.node.find(path)
+        self.issues.append(Issue(message, remedy, parent.keys.get(name, parent.place)))
+
+    def column(self, path: tuple[str | int, ...], name: str, schema: Schema) -> bool:
+        """Whether the column exists; if not, that is an issue."""
+        if name in schema:
+            return True
+        self.add(path, f"unknown column {name!r}", did_you_mean(name, schema))
+        return False
+
+    def expression(
+        self, path: tuple[str | int, ...], text: str, schema: Schema, on_aggregate: expressions.OnAggregate | None = None
+    ) -> tuple[expressions.Typed, Columns] | None:
+        """The expression bound to the input's types, and the columns it reads."""
+        try:
+            parsed = expressions.parse(text)
+            return parsed.bind(schema, on_aggregate), parsed.columns
+        except expressions.ExpressionError as error:
+            self.add(path, str(error.message), error.remedy, error.offset)
+            return None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step may know beside its options: where relative paths start."""
+
+    root: Path
+
+
+class Step(BaseModel):
+    """A step kind is a subclass in a file of its own: its fields are the options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    shorthand: ClassVar[str | None] = None
+    """The option that is meant when a single value stands instead of a mapping."""
+    role: ClassVar[Literal["source", "table", "sink"]] = "table"
+    runs_python: ClassVar[bool] = False
+    example: ClassVar[str]
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | Input | Output | None:
+        """The meaning on an input of these types, or None after an issue was added."""
+        raise NotImplementedError
+
+    def identity(self) -> Mapping[str, Any]:
+        """The options that can change the answer, in canonical form."""
+        return self.model_dump(mode="json")

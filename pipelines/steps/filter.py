@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import polars as pl
+from pydantic import Field
+
+from pipelines.steps.base import Columns, Context, Operation, Problems, Step
+from pipelines.types import Schema, dtype_name
+
+
+@dataclass(frozen=True)
+class Filtered(Operation):
+    schema: Schema
+    condition: pl.Expr
+    columns: Columns
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.filter(self.condition)
+
+    def reads(self, wanted: Columns) -> Columns:
+        return wanted | self.columns
+
+
+class Filter(Step):
+    """Keep the rows for which a condition is true; where it is NULL the row goes."""
+
+    kind = "filter"
+    shorthand = "where"
+    example: ClassVar[str] = "filter: Close > 0 AND \"Adj Close\" IS NOT NULL"
+
+    where: str = Field(description="An SQL condition over the input's columns.")
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Filtered | None:
+        found = problems.expression(("where",), self.where, schema)
+        if found is None:
+            return None
+        typed, columns = found
+        if typed.dtype != pl.Boolean:
+            problems.add(("where",), f"a condition must be boolean, this is {dtype_name(typed.dtype)}", "compare it with something")
+            return None
+        return Filtered(schema, typed.expr, columns)

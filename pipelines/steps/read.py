@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+from pydantic import Field, field_validator
+
+from pipelines import scan
+from pipelines.errors import PipelineError, did_you_mean
+from pipelines.steps.base import Context, Input, Problems, Step
+from pipelines.types import DTYPES, Schema, parse_dtype
+
+PARTITION_BYTES = 128 << 20
+
+
+class Read(Step):
+    """Rows of CSV or Parquet files, in the order of the files' names.
+
+    Types that are not declared are sampled at the head, the middle and the tail of the files; `pipelines plan` prints them
+    ready to paste. How the input is cut into partitions depends on the files alone, never on where the pipeline runs.
+    """
+
+    kind = "read"
+    role = "source"
+    shorthand = "path"
+    example: ClassVar[str] = "read: {path: data/stocks/*.csv, dtypes: {Volume: int64}}"
+
+    path: list[str] = Field(min_length=1, description="A file, a folder or a glob, or a list of them, relative to the project.")
+    format: Literal["csv", "parquet"] | None = Field(None, description="Default: from the files' ending.")
+    dtypes: dict[str, str] = Field({}, description="Column: type, for columns that are not to be sampled (CSV).")
+    dates: dict[str, str] = Field({}, description="Column: strftime format, for dates not written as 2020-12-31 (CSV).")
+    null_values: list[str] = Field([], description="Texts that mean NULL, beside the empty field (CSV).")
+    separator: str | None = Field(None, min_length=1, max_length=1, description="Default: a comma, a tab for .tsv (CSV).")
+    encoding: str = Field("utf-8", description="Any encoding that Python knows (CSV).")
+    header: bool = Field(True, description="Whether the first line names the columns (CSV).")
+    columns: list[str] | None = Field(None, description="The columns' names, for files without a header (CSV).")
+    file_column: str | None = Field(None, description="Adds a column that names the file a row came from.")
+    split: bool = Field(True, description="Whether large files may be cut; not where quoted fields hold line breaks (CSV).")
+    partitions: int | None = Field(None, ge=1, le=1_000_000, description="How many partitions. Default: about 128 MiB each.")
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Input | None:
+        dtypes = dict[str, pl.DataType]()
+        for name, text in self.dtypes.items():
+            if (dtype := parse_dtype(text)) is None:
+                problems.add(("dtypes", name), f"unknown type {text!r}", did_you_mean(text, DTYPES))
+            else:
+                dtypes[name] = dtype
+        if self.columns is not None and self.header:
+            problems.add(("columns",), "`columns` names the columns of files without a header", "add `header: false`, or drop it")
+        if problems.issues:
+            return None
+        csv = scan.Csv(
+            separator=self.separator or ",",
+            null_values=tuple(self.null_values),
+            encoding=self.encoding,
+            header=self.header,
+            columns=None if self.columns is None else tuple(self.columns),
+            dates=tuple(self.dates.items()),
+            file_column=self.file_column,
+            split=self.split,
+        )
+        try:
+            found = scan.discover(
+                self.path,
+                format=self.format,
+                csv=csv,
+                dtypes=dtypes,
+                root=context.root,
+                partitions=self.partitions,
+                partition_bytes=PARTITION_BYTES,
+            )
+        except PipelineError as error:
+            for issue in error.issues:
+                option = "dtypes" if "dtypes" in issue.message else "path"
+                problems.add((option,), issue.message, issue.remedy)
+            problems.exit_code = max(problems.exit_code, error.exit_code)
+            return None
+        identity = tuple((f.path, f.size, f.mtime_ns) for f in found.files)
+        return Input(
+            found.source.schema, found.source, found.partitions, identity, found.input_bytes, found.sampled, found.notes
+        )
+
+    def identity(self) -> Mapping[str, Any]:
+        return self.model_dump(mode="json", exclude={"partitions", "split"})

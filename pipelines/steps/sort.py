@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import polars as pl
+from pydantic import Field, field_validator
+
+from pipelines.steps.base import Columns, Context, Operation, Problems, Reduction, Step
+from pipelines.types import Schema, dtype_name
+
+_UNSORTABLE = (pl.List, pl.Struct, pl.Object, pl.Array)
+
+
+@dataclass(frozen=True)
+class Sorted(Operation):
+    placement = "gather"
+    schema: Schema
+    by: tuple[str, ...]
+    descending: tuple[bool, ...]
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.sort(self.by, descending=self.descending, nulls_last=True, maintain_order=True)
+
+    def reads(self, wanted: Columns) -> Columns:
+        return wanted | frozenset(self.by)
+
+
+@dataclass(frozen=True)
+class Top(Reduction):
+    """The first rows of the sorted table: each partition's first rows hold them."""
+
+    schema: Schema
+    sorted: Sorted
+    limit: int
+
+    @property
+    def state(self) -> Schema:  # type: ignore[override]
+        return self.schema
+
+    def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.sorted.apply(frame).head(self.limit)
+
+    combine = partial
+    apply = partial
+
+    def reads(self, wanted: Columns) -> Columns:
+        return self.sorted.reads(wanted)
+
+    def prune(self, wanted: Columns) -> Top:
+        columns = self.reads(wanted)
+        return replace(self, schema={name: t for name, t in self.schema.items() if name in columns})
+
+
+class Sort(Step):
+    """Put rows in order. Rows that are equal stay in the order they came in; NULL comes last, NaN after every number."""
+
+    kind = "sort"
+    shorthand = "by"
+    example: ClassVar[str] = "sort: {by: [Volume, Date], descending: [Volume], limit: 3}"
+
+    by: list[str] = Field(min_length=1, description="Columns, the most important first.")
+    descending: list[str] = Field([], description="Those of them in which large values come first.")
+    limit: int | None = Field(None, ge=1, description="Keep only this many rows.")
+
+    @field_validator("by", "descending", mode="before")
+    @classmethod
+    def _one(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
+        for i, name in enumerate(self.by):
+            if problems.column(("by", i), name, schema):
+                if isinstance(schema[name], _UNSORTABLE):
+                    problems.add(("by", i), f"{dtype_name(schema[name])} has no order", "sort by another column")
+                if name in self.by[:i]:
+                    problems.add(("by", i), f"{name!r} stands here twice", "remove one")
+        for i, name in enumerate(self.descending):
+            if name not in self.by:
+                problems.add(("descending", i), f"{name!r} is not under `by`", f"by: {', '.join(self.by)}")
+        if problems.issues:
+            return None
+        ordered = Sorted(schema, tuple(self.by), tuple(name in self.descending for name in self.by))
+        return ordered if self.limit is None else Top(schema, ordered, self.limit)
