@@ -8,16 +8,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipelines import report
 from pipelines.errors import ConfigError, Issue, PipelineError
-from pipelines.executors.base import Executor
-from pipelines.lower import HEAD_ROWS
-from pipelines.run import Pipeline, Result, execute, load
+from pipelines.pipeline import Pipeline, load
 from pipelines.spec import EXECUTORS
 from pipelines.stages import cut, describe
 from pipelines.steps.base import Input
-from pipelines.types import dtype_name
+from pipelines.types import dtype_name, size_text
+
+if TYPE_CHECKING:  # a check and a plan need neither Dask nor what shows a run
+    from pipelines.executors.base import Executor
+    from pipelines.run import Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "run a pipeline")
     run.add_argument("--executor", choices=EXECUTORS, help="where to run (default: the config's `executor:`, else local)")
     run.add_argument("--to", metavar="STEP", help="run only up to this step and show its table")
-    run.add_argument("--head", metavar="N", type=_count, default=HEAD_ROWS, help=f"rows to show of each result (default {HEAD_ROWS})")
+    run.add_argument("--head", metavar="N", type=_count, default=10, help="rows to show of each result (default 10)")
     run.add_argument("--performance-report", action="store_true", help="save Dask's performance report in the run's folder (local)")
     run.add_argument("--keep", action="store_true", help="keep the cluster and its dashboard up until Ctrl-C (local)")
     _command(commands, "check", _check, "check a config completely; runs nothing")
@@ -81,6 +83,8 @@ def _say(text: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from pipelines.run import execute
+
     pipeline = _loaded(options)
 
     def done(executor: Executor, result: Result) -> None:
@@ -92,7 +96,7 @@ def _run(options: argparse.Namespace) -> None:
                     time.sleep(3600)
 
     execute(
-        pipeline,
+        pipeline.plan(),
         options.executor,
         to=options.to,
         head=options.head,
@@ -103,10 +107,12 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _show(result: Result) -> None:
+    from pipelines import report
+
     for produced in result.outputs.values():
         print(f"\n{produced.step}:\n{report.table(produced.head, produced.rows)}")
         if produced.path is not None:
-            print(f"written to {_near(produced.path)} ({report.size(produced.bytes)})")
+            print(f"written to {_near(produced.path)} ({size_text(produced.bytes)})")
     print("\nstage, partitions, time:")
     width = max(len(name) for name, _, _ in result.stages)
     for name, count, seconds in result.stages:
@@ -133,7 +139,7 @@ def _plan(options: argparse.Namespace) -> None:
             for name, dtype in node.schema.items():
                 print(f"    {name:{width}}  {dtype_name(dtype)}")
         if isinstance(node.bound, Input):
-            print(f"    {len(node.bound.partitions)} partitions, {report.size(node.bound.bytes)} of input")
+            print(f"    {len(node.bound.partitions)} partitions, {size_text(node.bound.bytes)} of input")
             for note in node.bound.notes:
                 print(f"    note: {note}")
             if node.bound.sampled:

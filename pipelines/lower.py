@@ -21,7 +21,6 @@ from pipelines.types import Schema
 
 FAN_IN = 32
 """States combined by one task of a tree."""
-HEAD_ROWS = 10
 
 
 @dataclass(frozen=True)

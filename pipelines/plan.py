@@ -11,7 +11,7 @@ from typing import Any, Literal
 import polars as pl
 
 from pipelines import kernel
-from pipelines.errors import ConfigError, DataError, Issue, Place, PipelineError
+from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean
 from pipelines.spec import Spec, StepSpec
 from pipelines.steps.base import Context, Input, Operation, Output, Problems
 from pipelines.types import Schema
@@ -42,6 +42,12 @@ class Node:
 class Plan:
     spec: Spec
     nodes: Mapping[str, Node]
+
+    def step(self, name: str) -> Node:
+        """The step of that name. Raises ConfigError when there is none."""
+        if name not in self.nodes:
+            raise ConfigError(Issue(f"unknown step {name!r}", did_you_mean(name, self.nodes)))
+        return self.nodes[name]
 
     def consumers(self, name: str) -> list[Node]:
         return [node for node in self.nodes.values() if node.input == name]

@@ -19,14 +19,6 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s" if value < 100 else f"{value / 60:.1f} min"
 
 
-def size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def table(frame: pl.DataFrame, rows: int) -> str:
     """The frame as a plain table; `rows` is how many the whole table has."""
     with pl.Config(

@@ -1,4 +1,4 @@
-"""The main path: load → plan → cut → lower → execute → record."""
+"""The main path: plan → cut → lower → execute → record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from pipelines import kernel, report
 from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean
 from pipelines.executors.base import Executor, Progress
 from pipelines.graph import Graph
-from pipelines.lower import HEAD_ROWS, Ending, Lowered, Part, ending_keys, lower, resolved
-from pipelines.plan import Plan, make_plan
-from pipelines.spec import EXECUTORS, Spec, load_spec
+from pipelines.lower import Ending, Lowered, Part, ending_keys, lower, resolved
+from pipelines.plan import Plan
+from pipelines.spec import EXECUTORS, Spec
 from pipelines.stages import Staged, Stage, ancestors, cut
 from pipelines.steps.base import Output
 
@@ -52,65 +52,20 @@ class Result:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """A config, loaded. Nothing has been read but headers and samples, nothing has run."""
-
-    spec: Spec
-    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-
-    def plan(self) -> Plan:
-        """Every step with its output's columns and types. Raises ConfigError with all issues."""
-        if "plan" not in self._cache:
-            self._cache["plan"] = make_plan(self.spec)
-        plan: Plan = self._cache["plan"]
-        return plan
-
-    def compile(self, *names: str) -> Mapping[str, Any]:
-        """Step: its table as a lazy dask.dataframe.DataFrame with Arrow dtypes, over the same tasks that a run runs.
-
-        Default: every step that gives a table. Nothing is computed here.
-        """
-        plan = self.plan()
-        for name in names:
-            _known(plan, name)
-        tables = names or tuple(node.name for node in plan.nodes.values() if node.role != "sink")
-        frames = dict[str, Any]()
-        for name in tables:
-            staged = cut(plan, (name,))
-            frames[name] = lower(staged).table(staged.tables[name]).dataframe()
-        return frames
-
-    def run(self, executor: str | None = None, *, to: str | None = None, head: int = HEAD_ROWS, say: Say = lambda text: None) -> Result:
-        """Runs the pipeline (up to the step `to`). Raises ConfigError, DataError or MachineError."""
-        return execute(self, executor, to=to, head=head, say=say)
-
-
-def load(path: str | Path, params: Mapping[str, Any] | None = None) -> Pipeline:
-    """The pipeline in a config file, with `params` in place of its own. Raises ConfigError with all issues."""
-    return Pipeline(load_spec(path, params))
-
-
-def _known(plan: Plan, name: str) -> None:
-    if name not in plan.nodes:
-        raise ConfigError(Issue(f"unknown step {name!r}", did_you_mean(name, plan.nodes)))
-
-
 def execute(
-    pipeline: Pipeline,
+    plan: Plan,
     executor: str | None = None,
     *,
     to: str | None = None,
-    head: int = HEAD_ROWS,
+    head: int = 10,
     say: Say = lambda text: None,
     performance_report: bool = False,
     done: Callable[[Executor, Result], None] = lambda executor, result: None,
 ) -> Result:
     """One run, from plan to record. `done` is called with the executor still open."""
     began = time.time()
-    plan = pipeline.plan()
     if to is not None:
-        _known(plan, to)
+        plan.step(to)
     staged = cut(plan, (to,) if to is not None else ())
     with _folder(plan.spec, staged, began) as (folder, record):
         mark = folder.name.rsplit("-", 1)[-1]

@@ -61,3 +61,12 @@ def dtype_name(dtype: pl.DataType) -> str:
     if isinstance(dtype, pl.List):
         return f"list[{dtype_name(dtype.inner)}]"  # type: ignore[arg-type]
     return str(dtype).lower()
+
+
+def size_text(count: float) -> str:
+    """A number of bytes as people write it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -72,7 +72,7 @@ class Local:
             )
             self.client = self.stack.enter_context(Client(cluster))
             register_serializers()
-            self.dashboard = _answering(cluster.dashboard_link)
+            self.dashboard = _answering(f"http://127.0.0.1:{cluster.scheduler_info['services']['dashboard']}/status")
             if self.report is not None:
                 from distributed import performance_report
 

@@ -1,0 +1,59 @@
+"""A config as an object: plan it, compile it, run it. Imports what a call needs when it is made: a check needs no Dask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.plan import Plan, make_plan
+from pipelines.spec import Spec, load_spec
+from pipelines.stages import cut
+
+if TYPE_CHECKING:
+    from pipelines.run import Result
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A loaded config. Nothing has been read but headers and samples, nothing has run."""
+
+    spec: Spec
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return make_plan(self.spec)
+
+    def plan(self) -> Plan:
+        """Every step with its output's columns and types. Raises ConfigError or DataError with all issues."""
+        return self._plan
+
+    def compile(self, *names: str) -> Mapping[str, Any]:
+        """Step: its table as a lazy dask.dataframe.DataFrame with Arrow dtypes, over the same tasks that a run runs.
+
+        Default: every step that gives a table. Nothing is computed here.
+        """
+        from pipelines.lower import lower
+
+        plan = self.plan()
+        frames = dict[str, Any]()
+        for name in names or tuple(node.name for node in plan.nodes.values() if node.role != "sink"):
+            plan.step(name)
+            staged = cut(plan, (name,))
+            frames[name] = lower(staged).table(staged.tables[name]).dataframe()
+        return frames
+
+    def run(
+        self, executor: str | None = None, *, to: str | None = None, head: int = 10, say: Callable[[str], None] = lambda text: None
+    ) -> Result:
+        """Runs the pipeline (up to the step `to`). Raises ConfigError, DataError or MachineError."""
+        from pipelines.run import execute
+
+        return execute(self.plan(), executor, to=to, head=head, say=say)
+
+
+def load(path: str | Path, params: Mapping[str, Any] | None = None) -> Pipeline:
+    """The pipeline in a config file, with `params` in place of its own. Raises ConfigError with all issues."""
+    return Pipeline(load_spec(path, params))
