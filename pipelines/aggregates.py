@@ -82,7 +82,9 @@ def _combine_limbs(name: str) -> Exprs:
 
 
 def _total(name: str, *, mean: bool) -> pl.Expr:
-    state = pl.struct(pl.col(f"{name}.{part}").alias(part) for part in ("high", "low", "count", "special", "odd", "rest"))
+    state = pl.struct(
+        pl.col(f"{name}.{part}").alias(part) for part in ("high", "low", "count", "special", "odd", "rest")
+    )
     return state.map_batches(_mean_of if mean else _sum_of, return_dtype=pl.Float64)
 
 
@@ -234,7 +236,9 @@ def _never(name: str, dtype: pl.DataType) -> Exprs:
     raise AssertionError("a function that needs all rows has no states to combine")
 
 
-def _rows(takes: str, result: Callable[[pl.DataType], pl.DataType | None], answer: Callable[[pl.Expr, pl.DataType], pl.Expr]) -> Function:
+def _rows(
+    takes: str, result: Callable[[pl.DataType], pl.DataType | None], answer: Callable[[pl.Expr, pl.DataType], pl.Expr]
+) -> Function:
     def partial(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
         return [answer(canonical(x, dtype), dtype).alias(name)]
 

@@ -43,21 +43,29 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pipelines", description="Declarative data pipelines on Dask.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _command(commands, "run", _run, "run a pipeline")
-    run.add_argument("--executor", choices=EXECUTORS, help="where to run (default: the config's `executor:`, else local)")
+    run.add_argument(
+        "--executor", choices=EXECUTORS, help="where to run (default: the config's `executor:`, else local)"
+    )
     run.add_argument("--to", metavar="STEP", help="run only up to this step and show its table")
     run.add_argument("--head", metavar="N", type=_count, default=10, help="rows to show of each result (default 10)")
-    run.add_argument("--performance-report", action="store_true", help="save Dask's performance report in the run's folder (local)")
+    run.add_argument(
+        "--performance-report", action="store_true", help="save Dask's performance report in the run's folder (local)"
+    )
     run.add_argument("--keep", action="store_true", help="keep the cluster and its dashboard up until Ctrl-C (local)")
     _command(commands, "check", _check, "check a config completely; runs nothing")
     _command(commands, "plan", _plan, "show what each step will produce, and how it will run")
     return parser
 
 
-def _command(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, call: object, text: str) -> argparse.ArgumentParser:
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, call: object, text: str
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(command=call)
     command.add_argument("config", type=Path, metavar="CONFIG")
-    command.add_argument("-p", dest="params", metavar="NAME=VALUE", action="append", default=[], help="set a parameter of the config")
+    command.add_argument(
+        "-p", dest="params", metavar="NAME=VALUE", action="append", default=[], help="set a parameter of the config"
+    )
     return command
 
 
@@ -149,7 +157,9 @@ def _plan(options: argparse.Namespace) -> None:
     for stage in describe(cut(plan)):
         origin = f" <- {stage['exchange']} of {stage['from']}" if stage["from"] else ""
         columns = stage["columns"] if isinstance(stage["columns"], str) else ", ".join(stage["columns"])
-        print(f"  {stage['stage']}{origin}: {stage['partitions']} partition{'s' * (stage['partitions'] != 1)}; {columns}")
+        print(
+            f"  {stage['stage']}{origin}: {stage['partitions']} partition{'s' * (stage['partitions'] != 1)}; {columns}"
+        )
 
 
 def _yaml(text: str) -> str:

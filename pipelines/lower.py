@@ -78,7 +78,9 @@ class Program:
 
     @property
     def where(self) -> str:
-        return f"the step {self.steps[0]!r}" if len(self.steps) == 1 else f"the steps {', '.join(map(repr, self.steps))}"
+        return (
+            f"the step {self.steps[0]!r}" if len(self.steps) == 1 else f"the steps {', '.join(map(repr, self.steps))}"
+        )
 
 
 @dataclass(frozen=True)

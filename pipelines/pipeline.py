@@ -46,7 +46,12 @@ class Pipeline:
         return frames
 
     def run(
-        self, executor: str | None = None, *, to: str | None = None, head: int = 10, say: Callable[[str], None] = lambda text: None
+        self,
+        executor: str | None = None,
+        *,
+        to: str | None = None,
+        head: int = 10,
+        say: Callable[[str], None] = lambda text: None,
     ) -> Result:
         """Runs the pipeline (up to the step `to`). Raises ConfigError, DataError or MachineError."""
         from pipelines.run import execute

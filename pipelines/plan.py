@@ -122,7 +122,11 @@ def witness(schema: Schema) -> pl.LazyFrame:
     columns = dict[str, pl.Series]()
     for name, dtype in schema.items():
         if isinstance(dtype, pl.Time | pl.Binary):
-            columns[name] = counted.cast(pl.Int64).cast(pl.Time) if isinstance(dtype, pl.Time) else counted.cast(pl.String).cast(pl.Binary)
+            columns[name] = (
+                counted.cast(pl.Int64).cast(pl.Time)
+                if isinstance(dtype, pl.Time)
+                else counted.cast(pl.String).cast(pl.Binary)
+            )
         else:
             columns[name] = counted.cast(dtype)
     return pl.LazyFrame(columns)
@@ -136,5 +140,9 @@ def _witness(node: Node, schema: Schema) -> Issue | None:
     except DataError:
         pass  # a value that could not be cast: data may be better
     except (kernel.KernelError, AssertionError, PipelineError) as error:
-        return Issue(f"the step {node.name!r} fails on rows of its input's types: {str(error).splitlines()[0]}", "check its types", node.place)
+        return Issue(
+            f"the step {node.name!r} fails on rows of its input's types: {str(error).splitlines()[0]}",
+            "check its types",
+            node.place,
+        )
     return None

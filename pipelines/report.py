@@ -55,7 +55,12 @@ def _bars(progress: Progress, totals: Mapping[str, tuple[str, int]]) -> Iterator
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
-    columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         rows = {key: bars.add_task(label, total=total, start=False) for key, (label, total) in totals.items()}
 
@@ -82,7 +87,11 @@ def _lines(progress: Progress, totals: Mapping[str, tuple[str, int]], out: TextI
                 continue
             if timing.done >= total:
                 said[key] = total
-                print(f"{label}: {total}/{total} done in {seconds(max(0.0, timing.stop - timing.start))}", file=out, flush=True)
+                print(
+                    f"{label}: {total}/{total} done in {seconds(max(0.0, timing.stop - timing.start))}",
+                    file=out,
+                    flush=True,
+                )
             elif time.monotonic() - last >= _LINE_SECONDS and said.get(key) != timing.done:
                 said[key], last = timing.done, time.monotonic()
                 print(f"{label}: {timing.done}/{total}", file=out, flush=True)

@@ -24,7 +24,7 @@ from pipelines.graph import Graph
 from pipelines.lower import Ending, Lowered, Part, ending_keys, lower, resolved
 from pipelines.plan import Plan
 from pipelines.spec import EXECUTORS, Spec
-from pipelines.stages import Staged, Stage, ancestors, cut
+from pipelines.stages import Stage, Staged, ancestors, cut
 from pipelines.steps.base import Output
 
 Say = Callable[[str], None]
@@ -133,7 +133,9 @@ def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, head: 
     path = resolved(output, str(folder))
     try:
         if path.exists() and not output.overwrite:
-            raise MachineError(Issue(f"{path} appeared while the run was at work", "add `overwrite: true`, or choose another path"))
+            raise MachineError(
+                Issue(f"{path} appeared while the run was at work", "add `overwrite: true`, or choose another path")
+            )
         if output.per_partition:
             whole = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
             whole.mkdir()
@@ -192,13 +194,18 @@ def _folder(spec: Spec, staged: Staged, began: float) -> Iterator[tuple[Path, Ca
             executor=executor,
             seconds=round(result.seconds, 3),
             stages=[{"stage": n, "partitions": c, "seconds": round(s, 3)} for n, c, s in result.stages],
-            outputs={n: {"rows": o.rows, "path": str(o.path) if o.path else None, "bytes": o.bytes} for n, o in result.outputs.items()},
+            outputs={
+                n: {"rows": o.rows, "path": str(o.path) if o.path else None, "bytes": o.bytes}
+                for n, o in result.outputs.items()
+            },
         )
 
     try:
         yield folder, record
     except BaseException as error:
-        code = error.exit_code if isinstance(error, PipelineError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        code = (
+            error.exit_code if isinstance(error, PipelineError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        )
         write(exit_code=code, error=str(error) or type(error).__name__, seconds=round(time.time() - began, 3))
         raise
 

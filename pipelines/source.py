@@ -98,7 +98,9 @@ def parse_yaml(text: str, shown: str) -> Node:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
-        raise ConfigError(Issue("a character that YAML does not allow", "remove it", Place(shown, line, column))) from None
+        raise ConfigError(
+            Issue("a character that YAML does not allow", "remove it", Place(shown, line, column))
+        ) from None
     if root is None:
         raise ConfigError(Issue("the file is empty", "a pipeline has `steps:`", Place(shown, 1, 1)))
     builder = _Builder(text, shown)
@@ -138,7 +140,9 @@ class _Builder:
             name = str(key.value)
             if name in items:
                 first = keys[name].line
-                self.issues.append(Issue(f"the key {name!r} stands here twice (first in line {first})", "rename or remove one", where))
+                self.issues.append(
+                    Issue(f"the key {name!r} stands here twice (first in line {first})", "rename or remove one", where)
+                )
                 continue
             items[name], keys[name] = self.node(value), where
         return Node(items, place, keys)
@@ -206,14 +210,22 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
             return RUN
         if name.startswith("env:"):
             if (found := os.environ.get(name[4:])) is None:
-                issues.append(Issue(f"the environment variable {name[4:]!r} is not set", f"export {name[4:]}=...", place))
+                issues.append(
+                    Issue(f"the environment variable {name[4:]!r} is not set", f"export {name[4:]}=...", place)
+                )
             return found or ""
         if name not in values:
-            issues.append(Issue(f"unknown parameter {name!r}", did_you_mean(name, values) or "declare it under `params:`", place))
+            issues.append(
+                Issue(f"unknown parameter {name!r}", did_you_mean(name, values) or "declare it under `params:`", place)
+            )
             return ""
         value = values[name].value
         if isinstance(value, dict | tuple) or value is None:
-            issues.append(Issue(f"the parameter {name!r} is not a single value and cannot be part of a text", "use it alone", place))
+            issues.append(
+                Issue(
+                    f"the parameter {name!r} is not a single value and cannot be part of a text", "use it alone", place
+                )
+            )
             return ""
         return str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -26,10 +26,18 @@ class ExecutorOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kind: Literal["serial", "threads", "local"] = Field("local", description="Where to run.")
-    workers: int | None = Field(None, ge=1, description="local: worker processes. Default: one, or one a core for Python steps.")
-    threads: int | None = Field(None, ge=1, description="Threads (local: of each worker). Default: all cores, shared out.")
-    memory_limit: str | None = Field(None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="local: of each worker, as 2GiB.")
-    dashboard_port: int = Field(8787, ge=0, le=65535, description="local: the dashboard's port; another one if it is taken.")
+    workers: int | None = Field(
+        None, ge=1, description="local: worker processes. Default: one, or one a core for Python steps."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Threads (local: of each worker). Default: all cores, shared out."
+    )
+    memory_limit: str | None = Field(
+        None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="local: of each worker, as 2GiB."
+    )
+    dashboard_port: int = Field(
+        8787, ge=0, le=65535, description="local: the dashboard's port; another one if it is taken."
+    )
 
 
 @dataclass(frozen=True)
@@ -129,9 +137,16 @@ class _Reader:
         for name, given in self.given.items():
             place = Place(f"-p {name}", 1, 1)
             if name not in declared:
-                self.issues.append(Issue(f"-p {name}: unknown parameter {name!r}", did_you_mean(name, declared) or "the config declares none"))
+                self.issues.append(
+                    Issue(
+                        f"-p {name}: unknown parameter {name!r}",
+                        did_you_mean(name, declared) or "the config declares none",
+                    )
+                )
             try:
-                values[name] = parse_yaml(given, f"-p {name}") if isinstance(given, str) and given else _node(given, place)
+                values[name] = (
+                    parse_yaml(given, f"-p {name}") if isinstance(given, str) and given else _node(given, place)
+                )
             except ConfigError:
                 values[name] = Node(given, place)
         return values
@@ -141,7 +156,9 @@ class _Reader:
             self.add(self.root.place, "there are no steps", "add `steps:` with at least a `read`")
             return ()
         if not isinstance(node.value, dict) or not node.value:
-            self.add(node.place, "`steps` is a mapping of names to steps", "write `steps: {prices: {read: data/*.csv}}`")
+            self.add(
+                node.place, "`steps` is a mapping of names to steps", "write `steps: {prices: {read: data/*.csv}}`"
+            )
             return ()
         roles = dict[str, str]()
         found = list[StepSpec]()
@@ -166,18 +183,26 @@ class _Reader:
 
     def step(self, name: str, body: Node, place: Place) -> Step | None:
         if not isinstance(body.value, dict):
-            self.add(body.place, f"the step {name!r} says nothing to do", f"write `{name}: {{<kind>: <options>}}`; kinds: {', '.join(KINDS)}")
+            self.add(
+                body.place,
+                f"the step {name!r} says nothing to do",
+                f"write `{name}: {{<kind>: <options>}}`; kinds: {', '.join(KINDS)}",
+            )
             return None
         for key in body.value:
             if key not in KINDS and key not in COMMON:
-                self.add(body.keys[key], f"unknown key {key!r} in the step {name!r}", did_you_mean(key, (*KINDS, *COMMON)))
+                self.add(
+                    body.keys[key], f"unknown key {key!r} in the step {name!r}", did_you_mean(key, (*KINDS, *COMMON))
+                )
         kinds = [key for key in body.value if key in KINDS]
         if not kinds:
             if all(key in COMMON for key in body.value):
                 self.add(place, f"the step {name!r} has no kind", f"kinds: {', '.join(KINDS)}")
             return None
         if len(kinds) > 1:
-            self.add(body.keys[kinds[1]], f"the step {name!r} has two kinds: {kinds[0]} and {kinds[1]}", "make it two steps")
+            self.add(
+                body.keys[kinds[1]], f"the step {name!r} has two kinds: {kinds[0]} and {kinds[1]}", "make it two steps"
+            )
             return None
         cls, options = KINDS[kinds[0]], body.value[kinds[0]]
         self.text(body.value.get("description"), "description")
@@ -201,13 +226,21 @@ class _Reader:
             return None
 
     def invalid(self, cls: type[BaseModel], found: Any, node: Node) -> None:
-        path = tuple(part for part in found["loc"] if part not in ("int", "float", "str") and not str(part).startswith(("dict[", "list[")))
+        path = tuple(
+            part
+            for part in found["loc"]
+            if part not in ("int", "float", "str") and not str(part).startswith(("dict[", "list["))
+        )
         there = node.find(path)
         option = ".".join(str(part) for part in path if isinstance(part, str))
         fields = cls.model_fields
         if found["type"] == "extra_forbidden":
             parent = node.find(path[:-1])
-            self.add(parent.keys.get(str(path[-1]), parent.place), f"unknown option {path[-1]!r}", did_you_mean(str(path[-1]), fields))
+            self.add(
+                parent.keys.get(str(path[-1]), parent.place),
+                f"unknown option {path[-1]!r}",
+                did_you_mean(str(path[-1]), fields),
+            )
         elif found["type"] == "missing":
             example = getattr(cls, "example", "")
             self.add(node.place, f"the option {option!r} is missing", f"for example `{example}`" if example else "")
@@ -218,15 +251,25 @@ class _Reader:
                 given = str(given).lower()
             top = fields.get(str(path[0])) if path else None
             what = f"`{option}`" if option else "this"
-            remedy = (top.description or "") if top else (f"for example `{cls.example}`" if issubclass(cls, Step) else "")
+            remedy = (
+                (top.description or "") if top else (f"for example `{cls.example}`" if issubclass(cls, Step) else "")
+            )
             if there.place != node.place or option:
-                issue = Issue(f"{what}: {said[:1].lower()}{said[1:]}, not {given!r}" if "should be" in said else f"{what}: {said}", remedy, there.place)
+                issue = Issue(
+                    f"{what}: {said[:1].lower()}{said[1:]}, not {given!r}"
+                    if "should be" in said
+                    else f"{what}: {said}",
+                    remedy,
+                    there.place,
+                )
             else:
                 issue = Issue(said, remedy, node.place)
             if all(known.place != issue.place for known in self.issues):  # a union says it once for each member
                 self.issues.append(issue)
 
-    def input(self, name: str, body: Node, place: Place, roles: dict[str, str], all_steps: Mapping[str, Node]) -> str | None:
+    def input(
+        self, name: str, body: Node, place: Place, roles: dict[str, str], all_steps: Mapping[str, Node]
+    ) -> str | None:
         """The step's input: what `from` names, else the nearest step above that gives a table."""
         above = [other for other in roles if other != name]
         node = body.value.get("from") if isinstance(body.value, dict) else None
@@ -244,7 +287,11 @@ class _Reader:
             return None
         if node.value not in above:
             if node.value in all_steps:
-                self.add(node.place, f"the step {node.value!r} stands below", "a step reads from steps above it: move one of them")
+                self.add(
+                    node.place,
+                    f"the step {node.value!r} stands below",
+                    "a step reads from steps above it: move one of them",
+                )
             else:
                 self.add(node.place, f"unknown step {node.value!r}", did_you_mean(node.value, above))
             return None

@@ -161,7 +161,9 @@ class _Cutter:
             return chain.then(node, operation.whole, schema)
         if isinstance(operation, Reduction):
             partial = self.stage(chain.then(node, operation.partial, operation.state).close(operation))
-            return _after(partial, (node.name,), Exchange("tree", combine=operation.combine)).then(node, operation.apply, schema)
+            return _after(partial, (node.name,), Exchange("tree", combine=operation.combine)).then(
+                node, operation.apply, schema
+            )
         spread = self.stage(chain.close())
         if isinstance(operation, Keyed) and operation.placement == "by_key":
             count = min(spread.count, HASH_PARTITIONS)

@@ -28,7 +28,9 @@ class Serial:
     def __enter__(self) -> Serial:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     @property
@@ -58,7 +60,9 @@ class Threads(Serial):
         self.count = threads or CPU_COUNT
         self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="pipelines")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.pool.shutdown(wait=error is None, cancel_futures=True)
 
     @property

@@ -29,7 +29,14 @@ class Local:
     kind: ClassVar[str] = "local"
 
     def __init__(
-        self, *, workers: int | None, threads: int | None, memory_limit: str | None, dashboard_port: int, python: bool, report: Path | None
+        self,
+        *,
+        workers: int | None,
+        threads: int | None,
+        memory_limit: str | None,
+        dashboard_port: int,
+        python: bool,
+        report: Path | None,
     ) -> None:
         processes = workers is not None or memory_limit is not None or python
         self.workers = workers or (CPU_COUNT if python else 1)
@@ -82,7 +89,9 @@ class Local:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stack.close()
 
     def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:

@@ -40,7 +40,9 @@ class Grouping:
         if not self.keys:
             if any(c.function in ("var", "std") for c in self.calls):
                 # their float sums depend on the chunks that a parallel CSV parse leaves
-                frame = frame.map_batches(_rechunk, predicate_pushdown=True, projection_pushdown=True, slice_pushdown=False)
+                frame = frame.map_batches(
+                    _rechunk, predicate_pushdown=True, projection_pushdown=True, slice_pushdown=False
+                )
             return frame.select(exprs)
         frame = frame.with_columns(canonical(pl.col(k), t).alias(k) for k, t in self.keys if t.is_float())
         if not exprs:
@@ -132,7 +134,9 @@ class Aggregate(Step):
     kind = "aggregate"
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str]
-    example: ClassVar[str] = "aggregate: {by: [Symbol], days: count(*), mean_close: avg(Close), range: max(High) - min(Low)}"
+    example: ClassVar[str] = (
+        "aggregate: {by: [Symbol], days: count(*), mean_close: avg(Close), range: max(High) - min(Low)}"
+    )
 
     by: list[str] = Field([], description="The key columns. NULL is a key like any other.")
 
@@ -163,7 +167,9 @@ class Aggregate(Step):
             known = FUNCTIONS[function]
             result = known.result(argument.dtype)
             if result is None:
-                raise ExpressionError(f"{function} does not take {dtype_name(argument.dtype)}", f"it takes {known.takes}")
+                raise ExpressionError(
+                    f"{function} does not take {dtype_name(argument.dtype)}", f"it takes {known.takes}"
+                )
             key = (function, str(argument.expr))
             call = calls.setdefault(key, Call(function, argument.expr, argument.dtype, f"~{len(calls)}"))
             return Typed(pl.col(call.name), result)

@@ -142,7 +142,11 @@ class Problems:
         return False
 
     def expression(
-        self, path: tuple[str | int, ...], text: str, schema: Schema, on_aggregate: expressions.OnAggregate | None = None
+        self,
+        path: tuple[str | int, ...],
+        text: str,
+        schema: Schema,
+        on_aggregate: expressions.OnAggregate | None = None,
     ) -> tuple[expressions.Typed, Columns] | None:
         """The expression bound to the input's types, and the columns it reads."""
         try:

@@ -28,7 +28,7 @@ class Filter(Step):
 
     kind = "filter"
     shorthand = "where"
-    example: ClassVar[str] = "filter: Close > 0 AND \"Adj Close\" IS NOT NULL"
+    example: ClassVar[str] = 'filter: Close > 0 AND "Adj Close" IS NOT NULL'
 
     where: str = Field(description="An SQL condition over the input's columns.")
 
@@ -38,6 +38,10 @@ class Filter(Step):
             return None
         typed, columns = found
         if typed.dtype != pl.Boolean:
-            problems.add(("where",), f"a condition must be boolean, this is {dtype_name(typed.dtype)}", "compare it with something")
+            problems.add(
+                ("where",),
+                f"a condition must be boolean, this is {dtype_name(typed.dtype)}",
+                "compare it with something",
+            )
             return None
         return Filtered(schema, typed.expr, columns)

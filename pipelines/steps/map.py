@@ -61,7 +61,9 @@ class Mapped:
                 for name in names:  # one by one: a value that does not fit is its item's error
                     values[name] = pl.Series([values.get(name)], dtype=self.schema[name], strict=True)[0]
             except Exception as problem:
-                error = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}".rstrip(": ")
+                error = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}".rstrip(
+                    ": "
+                )
                 if self.stop:
                     raise DataError(Issue(f"{self.module}:{self.name} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`")) from None  # fmt: skip
                 values = {}
@@ -93,16 +95,23 @@ class Map(Step):
     kind = "map"
     role = "source"
     runs_python = True
-    example: ClassVar[str] = "map: {function: \"math:isqrt\", items: [10, 12, -14], returns: int64}"
+    example: ClassVar[str] = 'map: {function: "math:isqrt", items: [10, 12, -14], returns: int64}'
 
-    function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="`module:function`; its first argument is the item.")
+    function: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="`module:function`; its first argument is the item."
+    )
     items: list[int | float | str] | None = Field(None, description="The items, all of one type.")
-    files: str | None = Field(None, description="A glob relative to the project, instead of `items`: each file's path is an item.")
+    files: str | None = Field(
+        None, description="A glob relative to the project, instead of `items`: each file's path is an item."
+    )
     arguments: dict[str, Any] = Field({}, description="Further keyword arguments, the same for every item.")
     returns: str | dict[str, str] | None = Field(
-        None, description="The type of what the function returns, or column: type for a dict. Default: its return annotation."
+        None,
+        description="The type of what the function returns, or column: type for a dict. Default: its return annotation.",
     )
-    on_error: typing.Literal["keep", "stop"] = Field("keep", description="keep: the error goes beside the item. stop: it ends the run.")
+    on_error: typing.Literal["keep", "stop"] = Field(
+        "keep", description="keep: the error goes beside the item. stop: it ends the run."
+    )
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Input | None:
         items, dtype = self._items(problems, context)
@@ -111,11 +120,17 @@ class Map(Step):
         try:
             function = load(module, name, str(context.root))
         except ImportError as error:
-            problems.add(("function",), f"cannot import {module}: {error}", f"put {module.split('.')[0]}.py into {context.root}")
+            problems.add(
+                ("function",), f"cannot import {module}: {error}", f"put {module.split('.')[0]}.py into {context.root}"
+            )
         except AttributeError:
-            problems.add(("function",), f"{module} has no function {name!r}", did_you_mean(name, dir(sys.modules[module])))
+            problems.add(
+                ("function",), f"{module} has no function {name!r}", did_you_mean(name, dir(sys.modules[module]))
+            )
         except Exception as error:
-            problems.add(("function",), f"importing {module} failed: {type(error).__name__}: {error}", "mend the module")
+            problems.add(
+                ("function",), f"importing {module} failed: {type(error).__name__}: {error}", "mend the module"
+            )
         if function is not None:
             if not callable(function):
                 problems.add(("function",), f"{self.function} is not a function", "name a function")

@@ -26,18 +26,26 @@ class Read(Step):
     shorthand = "path"
     example: ClassVar[str] = "read: {path: data/stocks/*.csv, dtypes: {Volume: int64}}"
 
-    path: list[str] = Field(min_length=1, description="A file, a folder or a glob, or a list of them, relative to the project.")
+    path: list[str] = Field(
+        min_length=1, description="A file, a folder or a glob, or a list of them, relative to the project."
+    )
     format: Literal["csv", "parquet"] | None = Field(None, description="Default: from the files' ending.")
     dtypes: dict[str, str] = Field({}, description="Column: type, for columns that are not to be sampled (CSV).")
     dates: dict[str, str] = Field({}, description="Column: strftime format, for dates not written as 2020-12-31 (CSV).")
     null_values: list[str] = Field([], description="Texts that mean NULL, beside the empty field (CSV).")
-    separator: str | None = Field(None, min_length=1, max_length=1, description="Default: a comma, a tab for .tsv (CSV).")
+    separator: str | None = Field(
+        None, min_length=1, max_length=1, description="Default: a comma, a tab for .tsv (CSV)."
+    )
     encoding: str = Field("utf-8", description="Any encoding that Python knows (CSV).")
     header: bool = Field(True, description="Whether the first line names the columns (CSV).")
     columns: list[str] | None = Field(None, description="The columns' names, for files without a header (CSV).")
     file_column: str | None = Field(None, description="Adds a column that names the file a row came from.")
-    split: bool = Field(True, description="Whether large files may be cut; not where quoted fields hold line breaks (CSV).")
-    partitions: int | None = Field(None, ge=1, le=1_000_000, description="How many partitions. Default: about 128 MiB each.")
+    split: bool = Field(
+        True, description="Whether large files may be cut; not where quoted fields hold line breaks (CSV)."
+    )
+    partitions: int | None = Field(
+        None, ge=1, le=1_000_000, description="How many partitions. Default: about 128 MiB each."
+    )
 
     @field_validator("path", mode="before")
     @classmethod
@@ -52,7 +60,9 @@ class Read(Step):
             else:
                 dtypes[name] = dtype
         if self.columns is not None and self.header:
-            problems.add(("columns",), "`columns` names the columns of files without a header", "add `header: false`, or drop it")
+            problems.add(
+                ("columns",), "`columns` names the columns of files without a header", "add `header: false`, or drop it"
+            )
         if problems.issues:
             return None
         csv = scan.Csv(

@@ -64,7 +64,9 @@ class Select(Step):
                     pl.LazyFrame(schema={name: schema[name]}).select(pl.col(name).cast(dtype)).collect()
                     casts[name] = dtype
                 except pl.exceptions.PolarsError:
-                    problems.add(("cast", name), f"{dtype_name(schema[name])} cannot be cast to {text}", "cast to string first")
+                    problems.add(
+                        ("cast", name), f"{dtype_name(schema[name])} cannot be cast to {text}", "cast to string first"
+                    )
         columns, out = list[tuple[str, str, pl.DataType | None]](), dict[str, pl.DataType]()
         for name in kept:
             new = self.rename.get(name, name)

@@ -21,9 +21,11 @@ class Write(Step):
     kind = "write"
     role = "sink"
     shorthand = "path"
-    example: ClassVar[str] = "write: {path: \"${run}/by_date.parquet\"}"
+    example: ClassVar[str] = 'write: {path: "${run}/by_date.parquet"}'
 
-    path: str = Field(min_length=1, description="The file (or folder), relative to the project; ${run} is this run's folder.")
+    path: str = Field(
+        min_length=1, description="The file (or folder), relative to the project; ${run} is this run's folder."
+    )
     format: Literal["csv", "parquet"] | None = Field(None, description="Default: from the path's ending.")
     per_partition: bool = Field(False, description="Write a folder with one file for each partition.")
     overwrite: bool = Field(False, description="Replace what is there.")
@@ -32,15 +34,25 @@ class Write(Step):
         path = self.path if self.path.startswith(RUN) else str(context.root / self.path)
         format = self.format or _FORMATS.get(Path(self.path).suffix)
         if format is None:
-            problems.add(("path",), f"the ending of {self.path!r} does not say the format", "end it in .csv or .parquet, or add `format:`")
+            problems.add(
+                ("path",),
+                f"the ending of {self.path!r} does not say the format",
+                "end it in .csv or .parquet, or add `format:`",
+            )
         elif format == "csv":
             for name, dtype in schema.items():
                 if dtype.is_nested():
-                    problems.add(("path",), f"the column {name!r} is {dtype_name(dtype)}, which CSV cannot hold", "write Parquet, or drop it")
+                    problems.add(
+                        ("path",),
+                        f"the column {name!r} is {dtype_name(dtype)}, which CSV cannot hold",
+                        "write Parquet, or drop it",
+                    )
         if RUN in self.path[len(RUN) :] or (self.path.startswith(RUN) and not self.path.startswith(RUN + "/")):
             problems.add(("path",), "${run} stands at the start of a path", "write ${run}/name.parquet")
         elif not self.path.startswith(RUN) and not self.overwrite and Path(path).exists():
-            problems.add(("path",), f"{self.path} exists", "add `overwrite: true` to replace it, or choose another path")
+            problems.add(
+                ("path",), f"{self.path} exists", "add `overwrite: true` to replace it, or choose another path"
+            )
         if problems.issues or format is None:
             return None
         return Output(path, format, self.per_partition, self.overwrite)
