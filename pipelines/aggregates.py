@@ -60,30 +60,36 @@ def _in_range(x: pl.Expr) -> pl.Expr:
 
 
 def limbs(x: pl.Expr, name: str, *, careful: bool) -> Exprs:
-    """The state of a float64 column's exact sum; `careful` keeps the values that the limbs cannot hold."""
+    """The state of a float64 column's exact sum.
+
+    Not `careful`, `odd` counts all values that the limbs do not hold, and the rest is wrong if there are any. `careful`, those
+    values are kept apart, at the price of a slower query.
+    """
     ok = _in_range(x)
-    scaled = pl.when(ok).then(x).otherwise(0.0) * _HIGH
+    scaled = (pl.when(ok).then(x).otherwise(0.0) if careful else x) * _HIGH
     high = scaled.round()
-    odd = ~ok & x.is_finite()
+    low = (scaled - high) * _LOW
+    odd = ~ok & x.is_finite() if careful else ~ok
+    special = pl.when(x.is_finite()).then(0.0).otherwise(x).sum() if careful else pl.lit(0.0)
     rest = x.filter(odd).implode() if careful else pl.lit(None, pl.List(pl.Float64))
     return [
-        high.cast(pl.Int128).sum().alias(f"{name}.high"),
-        ((scaled - high) * _LOW).cast(pl.Int128).sum().alias(f"{name}.low"),
+        high.cast(pl.Int128, strict=False).sum().alias(f"{name}.high"),
+        low.cast(pl.Int128, strict=False).sum().alias(f"{name}.low"),
         x.count().cast(pl.Int64).alias(f"{name}.count"),
-        pl.when(x.is_finite()).then(0.0).otherwise(x).sum().alias(f"{name}.special"),
         odd.sum().cast(pl.Int64).alias(f"{name}.odd"),
+        special.alias(f"{name}.special"),
         rest.alias(f"{name}.rest"),
     ]
 
 
 def _combine_limbs(name: str) -> Exprs:
-    sums = [pl.col(f"{name}.{part}").sum() for part in ("high", "low", "count", "special", "odd")]
+    sums = [pl.col(f"{name}.{part}").sum() for part in ("high", "low", "count", "odd", "special")]
     return [*sums, pl.col(f"{name}.rest").explode().drop_nulls().implode()]
 
 
 def _total(name: str, *, mean: bool) -> pl.Expr:
     state = pl.struct(
-        pl.col(f"{name}.{part}").alias(part) for part in ("high", "low", "count", "special", "odd", "rest")
+        pl.col(f"{name}.{part}").alias(part) for part in ("high", "low", "count", "odd", "special", "rest")
     )
     return state.map_batches(_mean_of if mean else _sum_of, return_dtype=pl.Float64)
 

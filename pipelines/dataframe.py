@@ -17,33 +17,33 @@ from pipelines.graph import Table
 
 def frame_over(table: Table) -> Any:
     """A dask.dataframe.DataFrame over the table's tasks: one partition each, unknown divisions."""
-    return new_collection(Leaf(table, table.name))
+    return new_collection(Leaf(table, table.name))  # type: ignore[no-untyped-call]
 
 
 def to_pandas(frame: pl.DataFrame) -> pd.DataFrame:
     """The same rows with Arrow dtypes; numbers are not copied."""
-    arrow = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
-    return arrow.to_pandas(types_mapper=pd.ArrowDtype)  # type: ignore[no-any-return]
+    pandas: pd.DataFrame = frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_pandas(types_mapper=pd.ArrowDtype)
+    return pandas
 
 
-class Leaf(IO):  # type: ignore[misc]
+class Leaf(IO):
     """The leaf of an expression, named by our own key: `from_graph` would hash every task (11 s for 200,000)."""
 
     _parameters = ["table", "key"]  # noqa: RUF012
 
     @property
     def _name(self) -> str:
-        return "frame-" + str(self.operand("key"))
+        return "frame-" + str(self.operands[1])
 
     @property
     def _meta(self) -> pd.DataFrame:
-        return to_pandas(pl.DataFrame(schema=dict(self.operand("table").schema)))
+        return to_pandas(pl.DataFrame(schema=dict(self.operands[0].schema)))
 
     def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (len(self.operand("table").keys) + 1)
+        return (None,) * (len(self.operands[0].keys) + 1)
 
     def _layer(self) -> dict[Any, Any]:
-        table = self.operand("table")
+        table = self.operands[0]
         name = self._name
         faces = {(name, i): Task((name, i), to_pandas, TaskRef(key)) for i, key in enumerate(table.keys)}
         return {**table.graph, **faces}

@@ -69,7 +69,8 @@ class Program:
         for apply in applies:
             frame = apply(frame)
         try:
-            return kernel.collect(frame.select(list(self.schema)), self.schema)
+            any_order = self.reduction is not None and self.reduction.any_order
+            return kernel.collect(frame.select(list(self.schema)), self.schema, any_order=any_order)
         except DataError as error:
             raise DataError(*(Issue(f"in {self.where}: {i.message}", i.remedy) for i in error.issues)) from None
 

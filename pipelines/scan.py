@@ -23,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
 import polars as pl
 
 from pipelines.errors import ConfigError, DataError, Issue, did_you_mean
@@ -241,6 +240,8 @@ class Source:
 
     def _ragged(self, body: bytes) -> tuple[int, int] | None:
         """(Index, number of fields) of the first row without the right number of fields; a blank line has 0."""
+        import numpy as np  # rarely needed, and 0.1 s to import
+
         body, expected, first = _unquoted(body, self.csv), len(self._in_file()), 0
         if expected == 1:
             return None

@@ -128,6 +128,7 @@ class _Builder:
             return self.mapping(raw, place)
         if isinstance(raw, yaml.SequenceNode):
             return Node(tuple(self.node(item) for item in raw.value), place)
+        assert isinstance(raw, yaml.ScalarNode)
         return self.scalar(raw, place)
 
     def mapping(self, raw: yaml.MappingNode, place: Place) -> Node:

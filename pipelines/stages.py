@@ -157,13 +157,13 @@ class _Cutter:
         chain = self.before(node)
         if operation.placement == "anywhere":
             return chain.then(node, operation.apply, schema)
-        if chain.count == 1:
-            return chain.then(node, operation.whole, schema)
         if isinstance(operation, Reduction):
             partial = self.stage(chain.then(node, operation.partial, operation.state).close(operation))
             return _after(partial, (node.name,), Exchange("tree", combine=operation.combine)).then(
                 node, operation.apply, schema
             )
+        if chain.count == 1:
+            return chain.then(node, operation.whole, schema)
         spread = self.stage(chain.close())
         if isinstance(operation, Keyed) and operation.placement == "by_key":
             count = min(spread.count, HASH_PARTITIONS)

@@ -75,6 +75,10 @@ class Aggregated(Reduction):
     grouping: Grouping
     columns: Columns
 
+    @property
+    def any_order(self) -> bool:
+        return all(FUNCTIONS[c.function].kind == "exact" for c in self.grouping.calls)
+
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.states(frame, careful=False)
 

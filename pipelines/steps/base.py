@@ -57,6 +57,11 @@ class Reduction(Operation):
     state: Schema
     """Columns and types of `partial`'s result."""
 
+    @property
+    def any_order(self) -> bool:
+        """Whether the step's answer is the same for any order of rows and of states."""
+        return False
+
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
 
