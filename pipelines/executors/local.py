@@ -7,6 +7,7 @@ where steps run Python code, or as the config asks.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -65,6 +66,9 @@ class Local:
         self.stack.enter_context(dask.config.set(settings))
         for name in ("distributed", "bokeh", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        # Ctrl-C goes to every process of the terminal: blocked in the cluster's thread, it is blocked in the workers started
+        # from there, and this process ends them in order
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             cluster = self.stack.enter_context(
                 LocalCluster(
@@ -87,6 +91,8 @@ class Local:
         except BaseException:
             self.stack.close()
             raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return self
 
     def __exit__(

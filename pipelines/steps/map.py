@@ -18,7 +18,7 @@ from pydantic import Field
 
 from pipelines.errors import DataError, Issue, PipelineError, did_you_mean
 from pipelines.steps.base import Context, Input, Problems, Step
-from pipelines.types import DTYPES, Schema, parse_dtype
+from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
 _MOST_PARTITIONS = 1000
 _ANNOTATIONS: dict[Any, pl.DataType] = {
@@ -58,8 +58,8 @@ class Mapped:
                 values = {names[0]: result} if self.single else dict(result)
                 if strange := set(values) - set(names):
                     raise TypeError(f"returned {', '.join(map(repr, sorted(strange)))}, which `returns` does not name")
-                for name in names:  # one by one: a value that does not fit is its item's error
-                    values[name] = pl.Series([values.get(name)], dtype=self.schema[name], strict=True)[0]
+                for name in names:
+                    values[name] = _fitted(name, values.get(name), self.schema[name])
             except Exception as problem:
                 error = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}".rstrip(
                     ": "
@@ -75,6 +75,13 @@ class Mapped:
 
     def diagnose(self, partition: Any, columns: Sequence[str], error: Exception) -> PipelineError | None:
         return None
+
+
+def _fitted(name: str, value: Any, dtype: pl.DataType) -> Any:
+    try:
+        return pl.Series([value], dtype=dtype, strict=True)[0]
+    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        raise TypeError(f"{name} is {value!r:.60}, which is not {dtype_name(dtype)}") from None
 
 
 def load(module: str, name: str, root: str) -> Callable[..., Any]:
@@ -119,6 +126,12 @@ class Map(Step):
         function: Callable[..., Any] | None = None
         try:
             function = load(module, name, str(context.root))
+            inspect.signature(function)
+        except TypeError:
+            problems.add(("function",), f"{self.function} is not a function", "name a function")
+            function = None
+        except ValueError:
+            pass  # some functions written in C do not tell their signature
         except ImportError as error:
             problems.add(
                 ("function",), f"cannot import {module}: {error}", f"put {module.split('.')[0]}.py into {context.root}"
@@ -132,9 +145,6 @@ class Map(Step):
                 ("function",), f"importing {module} failed: {type(error).__name__}: {error}", "mend the module"
             )
         if function is not None:
-            if not callable(function):
-                problems.add(("function",), f"{self.function} is not a function", "name a function")
-                return None
             self._arguments(function, items, problems)
         result = self._result(function, problems)
         if problems.issues or result is None or dtype is None:
