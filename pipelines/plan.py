@@ -49,9 +49,6 @@ class Plan:
             raise ConfigError(Issue(f"unknown step {name!r}", did_you_mean(name, self.nodes)))
         return self.nodes[name]
 
-    def consumers(self, name: str) -> list[Node]:
-        return [node for node in self.nodes.values() if node.input == name]
-
     def upstream(self, targets: tuple[str, ...]) -> list[Node]:
         """The targets and all that they need, in order."""
         needed = set[str]()
@@ -65,7 +62,8 @@ class Plan:
     @property
     def ends(self) -> tuple[str, ...]:
         """The steps that nothing reads: what a run is for."""
-        return tuple(node.name for node in self.nodes.values() if not self.consumers(node.name))
+        read = {node.input for node in self.nodes.values()}
+        return tuple(name for name in self.nodes if name not in read)
 
 
 def make_plan(spec: Spec) -> Plan:

@@ -113,6 +113,7 @@ class _Cutter:
     targets: tuple[str, ...]
     wanted: Mapping[str, Columns]
     consumers: Mapping[str, int]
+    open: dict[str, _Chain] = field(default_factory=dict)
     closed: dict[str, Stage] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
 
@@ -123,7 +124,7 @@ class _Cutter:
     def table(self, name: str) -> Stage:
         """The stage whose partitions are the step's table."""
         if name not in self.closed:
-            self.closed[name] = self.stage(self.chain(self.plan.nodes[name]).close())
+            self.closed[name] = self.stage(self.open[name].close())
         return self.closed[name]
 
     def is_cut(self, name: str) -> bool:
@@ -133,7 +134,7 @@ class _Cutter:
         assert node.input is not None
         if self.is_cut(node.input):
             return _after(self.table(node.input), (node.name,))
-        return self.chain(self.plan.nodes[node.input])
+        return self.open[node.input]
 
     def chain(self, node: Node) -> _Chain:
         wanted = self.wanted[node.name]
@@ -217,7 +218,9 @@ def cut(plan: Plan, targets: tuple[str, ...] = ()) -> Staged:
     for node in nodes:
         if node.role == "sink":
             tables[node.name] = cutter.sink(node)
-        elif node.name in targets or node.checkpoint:
+            continue
+        cutter.open[node.name] = cutter.chain(node)
+        if node.name in targets or node.checkpoint:
             tables[node.name] = cutter.table(node.name)
     return Staged(plan, targets, tuple(cutter.stages), tables)
 

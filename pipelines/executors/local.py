@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
@@ -68,6 +69,7 @@ class Local:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         # Ctrl-C goes to every process of the terminal: blocked in the cluster's thread, it is blocked in the workers started
         # from there, and this process ends them in order
+        resource_tracker.ensure_running()  # started later, it would unblock
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             cluster = self.stack.enter_context(

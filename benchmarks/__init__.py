@@ -1,0 +1,1 @@
+"""Speed and memory of whole processes, side by side in one run."""
