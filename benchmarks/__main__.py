@@ -103,7 +103,7 @@ def cases(data: Path, folder: Path) -> dict[str, Callable[[], Case]]:
         one = stocks(data).replace("*", "0")
         (folder / "wide.yaml").write_text(f"steps:\n  prices: {{read: {{path: '{one}', partitions: 100000}}}}\n")
         pair = {
-            "1,000 steps": program("compiled.py", str(folder / "many.yaml"), "s999"),
+            "1,000 steps": program("compiled.py", str(folder / "many.yaml")),
             "100,000 partitions": program("compiled.py", str(folder / "wide.yaml"), "prices"),
         }
         bars = [
@@ -170,6 +170,7 @@ def measure(name: str, case: Case, runs: int, folder: Path) -> bool:
     if wrong := same_answers(outs):
         print(f"{name}: {wrong}", file=sys.stderr)
         good = False
+    complete = good
     medians: Medians = {c: statistics.median(m.seconds) for c, m in measured.items()}
     print(
         f"\n{name} ({runs} runs)\n{'':24}{'median':>9}{'min':>9}{'max':>9}{'ratio':>8}{'anonymous':>12}{'resident':>11}"
@@ -181,7 +182,7 @@ def measure(name: str, case: Case, runs: int, folder: Path) -> bool:
         )
     known = medians | {f"{c} memory": m.anonymous for c, m in measured.items()}
     for bar in case.bars:
-        held = good and bar.holds(known)
+        held = complete and bar.holds(known)
         good &= held
         print(f"{'PASS' if held else 'FAIL'}  {bar.text}", flush=True)
     return good

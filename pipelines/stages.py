@@ -91,7 +91,7 @@ class _Chain:
 
     def close(self, reduction: Reduction | None = None, sink: Output | None = None) -> Stage:
         return Stage(
-            name="+".join(self.steps),
+            name=_joined(self.steps),
             steps=self.steps,
             input=self.input,
             upstream=self.upstream,
@@ -105,6 +105,10 @@ class _Chain:
             columns=self.columns,
             runs_python=self.runs_python,
         )
+
+
+def _joined(steps: tuple[str, ...]) -> str:
+    return "+".join(steps if len(steps) <= 6 else (*steps[:3], "..", *steps[-2:]))
 
 
 @dataclass

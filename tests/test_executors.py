@@ -197,7 +197,7 @@ def test_a_killed_worker_changes_nothing(project: Path) -> None:
 def test_what_exists_is_kept_unless_overwrite_is_said(pipeline: Make, project: Path) -> None:
     steps = "  STOCKS\n  few:\n    sort: {by: Volume, limit: 3}\n  out:\n    write: {path: kept.csv%s}\n"
     (project / "kept.csv").write_text("mine")
-    with pytest.raises(ConfigError, match="kept.csv exists"):
+    with pytest.raises(ConfigError, match=r"kept\.csv exists"):
         pipeline(steps % "").plan()
     assert (project / "kept.csv").read_text() == "mine"
     result = pipeline(steps % ", overwrite: true").run("threads")
@@ -241,7 +241,7 @@ def test_ctrl_c_stops_cleanly(project: Path, executor: str) -> None:
     assert run.returncode == 130, said
     assert "Traceback" not in said
     assert "stopped" in said
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert {p.name for p in project.iterdir()} - {"__pycache__"} == {"nap.yaml", "nap_of_test.py", "runs"}
 
@@ -254,7 +254,7 @@ def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "ok, 4 steps" in capsys.readouterr().out
     assert main(["plan", str(config), *prices]) == 0
     shown = capsys.readouterr().out
-    assert 'dtypes: {Date: date, Symbol: string, Open: float64' in shown
+    assert "dtypes: {Date: date, Symbol: string, Open: float64" in shown
     assert "by_date <- tree of prices+traded+by_date" in shown
     assert main(["run", str(config), *prices, "--executor", "serial", "--to", "traded", "--head", "2"]) == 0
     shown = capsys.readouterr().out
