@@ -110,6 +110,7 @@ def _run(options: argparse.Namespace) -> None:
         head=options.head,
         say=_say,
         performance_report=options.performance_report,
+        show_progress=True,
         done=done,
     )
 

@@ -60,6 +60,7 @@ def execute(
     head: int = 10,
     say: Say = lambda text: None,
     performance_report: bool = False,
+    show_progress: bool = False,
     done: Callable[[Executor, Result], None] = lambda executor, result: None,
 ) -> Result:
     """One run, from plan to record. `done` is called with the executor still open."""
@@ -76,7 +77,7 @@ def execute(
             say(f"running {plan.spec.name} on {opened.described}")
             lowered = lower(staged, shares_memory=opened.shares_memory, ending=Ending(str(folder), mark, head))
             progress = Progress()
-            with report.shown(progress, _totals(staged, lowered)):
+            with report.shown(progress, _totals(staged, lowered) if show_progress else {}):
                 parts = _compute(opened, staged, lowered, progress)
             outputs = {target: _commit(staged, target, found, folder, head) for target, found in parts.items()}
             stages = tuple(_timed(staged, progress))

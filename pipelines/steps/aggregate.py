@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from pipelines.aggregates import FUNCTIONS, canonical
 from pipelines.expressions import ExpressionError, Typed
-from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Step
+from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step
 from pipelines.types import Schema, dtype_name
 
 
@@ -137,7 +137,7 @@ class Aggregate(Step):
 
     kind = "aggregate"
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, str]
+    __pydantic_extra__: dict[str, Sql]
     example: ClassVar[str] = (
         "aggregate: {by: [Symbol], days: count(*), mean_close: avg(Close), range: max(High) - min(Low)}"
     )

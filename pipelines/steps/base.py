@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from pipelines import expressions
 from pipelines.errors import Issue, PipelineError, did_you_mean
@@ -167,6 +167,16 @@ class Context:
     """What a step may know beside its options: where relative paths start."""
 
     root: Path
+
+
+def _as_sql(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, int | float) else value
+
+
+Sql = Annotated[str, BeforeValidator(_as_sql)]
+"""SQL text; `one: 1` in YAML is a number, and means the same."""
 
 
 class Step(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import polars as pl
 from pydantic import ConfigDict
 
-from pipelines.steps.base import Columns, Context, Operation, Problems, Step
+from pipelines.steps.base import Columns, Context, Operation, Problems, Sql, Step
 from pipelines.types import Schema
 
 
@@ -32,7 +32,7 @@ class Derive(Step):
 
     kind = "derive"
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, str]
+    __pydantic_extra__: dict[str, Sql]
     example: ClassVar[str] = "derive: {change: Close - Open, year: year(Date)}"
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Derived | None:

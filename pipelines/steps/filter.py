@@ -6,7 +6,7 @@ from typing import ClassVar
 import polars as pl
 from pydantic import Field
 
-from pipelines.steps.base import Columns, Context, Operation, Problems, Step
+from pipelines.steps.base import Columns, Context, Operation, Problems, Sql, Step
 from pipelines.types import Schema, dtype_name
 
 
@@ -30,7 +30,7 @@ class Filter(Step):
     shorthand = "where"
     example: ClassVar[str] = 'filter: Close > 0 AND "Adj Close" IS NOT NULL'
 
-    where: str = Field(description="An SQL condition over the input's columns.")
+    where: Sql = Field(description="An SQL condition over the input's columns.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Filtered | None:
         found = problems.expression(("where",), self.where, schema)
