@@ -1,4 +1,4 @@
-"""The main job's work in every partition, with plain float means or with exact ones: python exact.py plain|exact FILES."""
+"""The main job, a partition per file, with plain float sums or with exact ones: python exact.py plain|exact FILES OUT."""
 
 import glob
 import sys
@@ -6,16 +6,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 
-from pipelines.aggregates import limbs
+from pipelines.aggregates import FUNCTIONS
 
-kind, prices = sys.argv[1:]
-value = pl.col("Open").mean() if kind == "plain" else limbs(pl.col("Open"), "x", careful=False)
+kind, prices, out = sys.argv[1:]
+x = pl.col("Open")
+if kind == "plain":
+    partial = [x.sum().alias("sum"), x.count().alias("count")]
+    combine = [pl.col("sum").sum(), pl.col("count").sum()]
+    final = pl.col("sum") / pl.col("count")
+else:
+    avg = FUNCTIONS["avg"]
+    partial = avg.partial(x, pl.Float64(), "x", False)
+    combine = avg.combine("x", pl.Float64())
+    final = avg.final("x", pl.Float64())
 
 
 def partition(path: str) -> pl.DataFrame:
-    table = pl.scan_csv(path, try_parse_dates=True).filter(pl.col("Close") > 0).group_by("Date").agg(value)
+    table = pl.scan_csv(path, try_parse_dates=True).filter(pl.col("Close") > 0).group_by("Date").agg(partial)
     return table.collect(engine="streaming")
 
 
 with ThreadPoolExecutor(2) as pool:
-    print(sum(map(len, pool.map(partition, sorted(glob.glob(prices))))))
+    states = pl.concat(pool.map(partition, sorted(glob.glob(prices))))
+answer = states.group_by("Date").agg(combine).select("Date", open_mean=final)
+answer.sort("Date").write_parquet(out)
