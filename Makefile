@@ -78,8 +78,8 @@ $(STAMP): pyproject.toml requirements.lock
 	echo "Installing into $(VENV) with $${uv:-pip}, Python $$new ..." >&2; \
 	if [ -n "$$uv" ]; then \
 	  [ -d $(VENV) ] || uv venv --quiet --no-project --python "$$base" $(VENV); \
-	  uv pip sync --quiet --python $(PY) --require-hashes requirements.lock; \
-	  uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .; \
+	  uv pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements.lock; \
+	  uv pip install --quiet --compile-bytecode --python $(PY) --no-deps --no-build-isolation --editable .; \
 	else \
 	  "$$base" -m venv $(VENV); \
 	  $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock; \

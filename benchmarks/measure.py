@@ -32,7 +32,7 @@ def run(command: list[str], folder: Path) -> Measured:
     anonymous = resident = 0
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as said:
-        began = time.perf_counter()
+        seconds, began = 0.0, time.perf_counter()
         process = subprocess.Popen(
             command,
             stdout=said,

@@ -148,7 +148,9 @@ def _plan(options: argparse.Namespace) -> None:
             for name, dtype in node.schema.items():
                 print(f"    {name:{width}}  {dtype_name(dtype)}")
         if isinstance(node.bound, Input):
-            print(f"    {len(node.bound.partitions)} partitions, {size_text(node.bound.bytes)} of input")
+            print(
+                f"    {len(node.bound.partitions)} partition{'s' * (len(node.bound.partitions) != 1)}, {size_text(node.bound.bytes)} of input"
+            )
             for note in node.bound.notes:
                 print(f"    note: {note}")
             if node.bound.sampled:

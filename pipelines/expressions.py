@@ -43,7 +43,7 @@ from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import ParseError, TokenError
 from sqlglot.parsers.duckdb import DuckDBParser
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import TokenType
 
 from pipelines.errors import did_you_mean
 from pipelines.types import Schema, dtype_name, parse_dtype
@@ -96,37 +96,45 @@ class Expression:
     _tree: exp.Expr = field(compare=False, repr=False)
 
     def bind(self, schema: Schema, on_aggregate: OnAggregate | None = None) -> Typed:
-        typed = _Binder(schema, on_aggregate).bind(self._tree)
+        try:
+            typed = _Binder(schema, on_aggregate).bind(self._tree)
+        except RecursionError:
+            raise ExpressionError("the expression is nested too deeply") from None
         return Typed(typed.expr, typed.dtype)
 
     def __reduce__(self) -> tuple[Callable[[str], Expression], tuple[str]]:
         return parse, (self.text,)
 
 
-# A call's name is marked before parsing, so that sqlglot knows no function: each call stays a name, with its place, and FUNCTIONS
-# decides. (Its compiled build, which imports in a third of the time, allows no parser class of our own.)
-_MARK = "call__"
-_NOT_CALLS = {"cast", "try_cast", "extract", "if"}
-_CALLS = (
-    DuckDBParser.FUNC_TOKENS
-    - {TokenType[n] for n in ("LIKE", "ILIKE", "GLOB", "RLIKE", "ANY", "ALL", "SOME", "EXISTS")}
-) | {TokenType.VAR}
-_DIALECT = DuckDB()
+# FUNCTIONS decides what a function is, not sqlglot: each call shall stay a name with its place. A parser without functions
+# of its own would be a subclass, which compiled sqlglot forbids, and compiled it starts 0.2 s sooner. So the names that
+# it knows are marked before it sees them.
+_DUCKDB, _MARK = DuckDB(), "\0"
+_KNOWN = (DuckDBParser.FUNCTIONS.keys() | DuckDBParser.FUNCTION_PARSERS.keys()) - {
+    *("CAST", "TRY_CAST", "EXTRACT"),
+    *DuckDBParser.NO_PAREN_FUNCTION_PARSERS,  # CASE, IF
+}
 
 
-def _tokens(text: str) -> list[Token]:
-    tokens, before = list[Token](), None
-    found = _DIALECT.tokenize(text)
-    for token, after in zip(found, [*found[1:], None], strict=True):
-        called = after is not None and after.token_type == TokenType.L_PAREN and token.token_type in _CALLS
-        is_type = before is not None and before.token_type in (TokenType.ALIAS, TokenType.DCOLON)
-        if called and not is_type and token.text.lower() not in _NOT_CALLS:
-            marked = _MARK + token.text
-            tokens.append(Token(TokenType.VAR, marked, line=token.line, col=token.col, start=token.start, end=token.end))
-        else:
-            tokens.append(token)
-        before = token
-    return tokens
+def _parse(text: str) -> exp.Expr:
+    tokens = _DUCKDB.tokenize(text)
+    for before, token, after in zip([None, *tokens], tokens, tokens[1:], strict=False):
+        a_type = before is not None and before.token_type in (TokenType.ALIAS, TokenType.DCOLON)
+        if (
+            after.token_type == TokenType.L_PAREN
+            and token.token_type in DuckDBParser.FUNC_TOKENS
+            and token.text.upper() in _KNOWN
+            and not a_type
+        ):
+            token.text = _MARK + token.text
+    trees = _DUCKDB.parser().parse(tokens, text)
+    if not trees or trees[0] is None:
+        raise ParseError("nothing but comments")
+    if len(trees) > 1:
+        raise ExpressionError("one expression is wanted, not several statements")
+    for call in trees[0].find_all(exp.Anonymous):
+        call.set("this", call.name.removeprefix(_MARK))
+    return trees[0]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -135,7 +143,7 @@ def parse(text: str) -> Expression:
     if not text.strip():
         raise ExpressionError("the expression is empty")
     try:
-        trees = _DIALECT.parser().parse(_tokens(text), text)
+        tree = _parse(text)
     except ParseError as error:
         found = error.errors[0] if error.errors else {}
         offset = None
@@ -148,16 +156,9 @@ def parse(text: str) -> Expression:
         raise ExpressionError("cannot parse the expression: a quote is not closed", QUOTES) from None
     except RecursionError:
         raise ExpressionError("the expression is nested too deeply") from None
-    if len(trees) != 1 or trees[0] is None:
-        raise ExpressionError("one expression is wanted, not several statements")
-    tree = trees[0]
-    for call in tree.find_all(exp.Anonymous):
-        call.set("this", call.name.removeprefix(_MARK))
     if isinstance(tree, exp.Alias):
         alias = tree.args["alias"]
         raise ExpressionError(f"cannot parse the expression at {alias.name!r}", QUOTES, _offset(alias))
-    if isinstance(tree, exp.Block):
-        raise ExpressionError("one expression is wanted, not several statements")
     if tree.find(exp.Query):
         raise ExpressionError("an expression works on one row: SELECT and subqueries are not possible")
     if window := tree.find(exp.Window):
