@@ -20,7 +20,7 @@ import polars as pl
 from pipelines import kernel, report
 from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean
 from pipelines.executors.base import Executor, Progress
-from pipelines.graph import Graph
+from pipelines.graph import Graph, Table
 from pipelines.lower import Ending, Lowered, Part, ending_keys, lower, resolved
 from pipelines.plan import Plan
 from pipelines.spec import EXECUTORS, Spec
@@ -90,28 +90,19 @@ def execute(
 def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Progress) -> dict[str, list[Part]]:
     """Checkpoints first, each kept until the last that reads it is done; then all ends at once."""
     graph: Graph = dict(lowered.graph)
-    checkpoints = [staged.tables[n] for n in staged.tables if staged.plan.nodes[n].checkpoint]
-    jobs = [_until(stage, checkpoints) for stage in checkpoints]
+    checkpoints = [stage for name, stage in staged.tables.items() if staged.plan.nodes[name].checkpoint]
     ends = {target: ending_keys(staged, lowered, target) for target in staged.targets}
     final = {stage.key for target in staged.targets for stage in _until(staged.tables[target], checkpoints)}
+    jobs = [{s.key for s in _until(stage, checkpoints)} for stage in checkpoints]
     for i, stage in enumerate(checkpoints):
-        kept = executor.persist(lowered.table(stage) if not i else _with(graph, lowered, stage), progress)
-        graph.update(kept)
-        del kept
-        later = {s.key for job in jobs[i + 1 :] for s in job} | final
+        graph.update(executor.persist(Table(graph, lowered.keys[stage.key], stage.schema, stage.key), progress))
+        needed = final.union(*jobs[i + 1 :])
         for done in checkpoints[: i + 1]:
-            if done.key not in later:
+            if done.key not in needed:
                 for key in lowered.keys[done.key]:
-                    graph.pop(key, None)
-    keys = [key for target in staged.targets for key in ends[target]]
-    results = iter(executor.compute(graph, keys, progress))
+                    graph.pop(key, None)  # nothing else refers to it: its memory is free
+    results = iter(executor.compute(graph, [key for target in staged.targets for key in ends[target]], progress))
     return {target: [next(results) for _ in ends[target]] for target in staged.targets}
-
-
-def _with(graph: Graph, lowered: Lowered, stage: Stage) -> Any:
-    table = lowered.table(stage)
-    table.graph = graph
-    return table
 
 
 def _until(stage: Stage, checkpoints: Sequence[Stage]) -> list[Stage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -265,3 +266,36 @@ def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "did you mean 'prices'?" in capsys.readouterr().err
     assert main(["run", str(config), *prices, "--to", "by_dat"]) == 2
     assert "did you mean 'by_date'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("block", ["serial", "{kind: local, workers: 2}", "local"])
+def test_checkpoints_are_freed_after_their_last_use(project: Path, block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines import run
+
+    config = project / "chain.yaml"
+    config.write_text(
+        f"executor: {block}\nsteps:\n  a:\n    read: {{path: '{ROOT}/data/stocks/*.csv', partitions: 3}}\n    checkpoint: memory\n"
+        "  b:\n    filter: Close > 10\n    checkpoint: memory\n"
+        "  c:\n    aggregate: {by: Symbol, n: count(*)}\n"
+    )
+    graphs = list[set[str]]()
+    made = load(config)
+    original = run._opened
+
+    @contextlib.contextmanager
+    def opened(*args: Any) -> Any:
+        with original(*args) as executor:
+            compute = executor.compute
+
+            def watched(graph: Any, keys: Any, progress: Any) -> Any:
+                graphs.append({key[0].rsplit("-", 1)[0] for key in graph})
+                return compute(graph, keys, progress)
+
+            executor.compute = watched  # type: ignore[method-assign]
+            yield executor
+
+    monkeypatch.setattr(run, "_opened", opened)
+    table = made.run().outputs["c"].head
+    assert table.height == 7
+    assert "a" not in graphs[-1]
+    assert "b" in graphs[-1]
