@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -92,6 +93,17 @@ def test_the_dashboard_answers_while_the_cluster_is_up(project: Path) -> None:
     result = execute(shipped(project).plan(), "local", performance_report=True, done=done)
     assert b"bokeh" in seen[0].lower()
     assert b"bokeh" in (result.folder / "performance_report.html").read_bytes().lower()
+
+
+def test_a_taken_dashboard_port_is_no_trouble(project: Path) -> None:
+    links = list[str | None]()
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # somebody else may have it
+            taken.bind(("127.0.0.1", 8787))
+        taken.listen()
+        execute(shipped(project).plan(), "local", done=lambda executor, result: links.append(executor.dashboard))
+    assert links[0] is not None
+    assert ":8787/" not in links[0]
 
 
 STEPS = """  STOCKS

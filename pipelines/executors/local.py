@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -78,7 +79,7 @@ class Local:
                     threads_per_worker=self.threads,
                     processes=self.processes,
                     memory_limit=self.memory_limit or ("auto" if self.processes else 0),
-                    dashboard_address=f"127.0.0.1:{self.port}",
+                    dashboard_address=f"127.0.0.1:{_free(self.port)}",
                     host="127.0.0.1" if self.processes else None,
                     silence_logs=logging.CRITICAL,
                 )
@@ -152,6 +153,17 @@ def _timings(dask_scheduler: Any, names: set[str]) -> dict[str, Timing]:
             done = max(0, len(group) - open_states) if group.start else 0
             found[name] = Timing(done, group.start or float("inf"), group.stop, sum(group.all_durations.values()))
     return found
+
+
+def _free(port: int) -> int:
+    """The port, or 0 (any) when it is taken: Dask would warn and do the same."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
 
 
 def _answering(link: str) -> str | None:
