@@ -98,6 +98,7 @@ def test_the_dashboard_answers_while_the_cluster_is_up(project: Path) -> None:
 def test_a_taken_dashboard_port_is_no_trouble(project: Path) -> None:
     links = list[str | None]()
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):  # somebody else may have it
             taken.bind(("127.0.0.1", 8787))
         taken.listen()
