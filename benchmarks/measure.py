@@ -33,14 +33,17 @@ def run(command: list[str], folder: Path) -> Measured:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile() as said:
         seconds, began = 0.0, time.perf_counter()
-        process = subprocess.Popen(
-            command,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=os.environ | {"PYTHONPATH": path},
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Measured(0.0, 0, 0, str(error))
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):

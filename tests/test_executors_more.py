@@ -1,0 +1,208 @@
+"""Faults, leftovers, exit codes and awkward paths; what test_executors.py does not try."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+
+from pipelines import ConfigError, DataError, MachineError, load
+from pipelines.cli import main
+from pipelines.pipeline import Pipeline
+from tests.conftest import ROOT
+from tests.oracle import oracle
+
+Make = Callable[..., Pipeline]
+EXECUTORS = ("serial", "threads", "local")
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*.tmp"))
+
+
+def stopping(project: Path, executor: str, path: str) -> Path:
+    """One item fails at once, the others are still at work: their parts are written after the error."""
+    (project / "late_of_test.py").write_text(
+        "import time\ndef late(n: int) -> int:\n    if n == 0:\n        time.sleep(0.2)\n        raise ValueError('no')\n"
+        "    time.sleep(0.6)\n    return n\n"
+    )
+    config = project / "late.yaml"
+    config.write_text(
+        f"executor: {executor}\nsteps:\n  late:\n    map: {{function: 'late_of_test:late', items: [1, 0, 2, 3, 4], on_error: stop}}\n"
+        f"  out:\n    write: {{path: '{path}', format: parquet, per_partition: true}}\n"
+    )
+    return config
+
+
+@pytest.mark.parametrize("block", ["serial", "{kind: threads, threads: 4}", "{kind: local, workers: 2, threads: 2}"])
+def test_tasks_that_are_at_work_when_another_fails_leave_nothing(project: Path, block: str) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom pipelines.cli import main\n"
+        "if __name__ == '__main__':\n    sys.exit(main(sys.argv[1:]))\n"
+    )
+    (project / "start.py").write_text(code)
+    run = subprocess.run(
+        [sys.executable, str(project / "start.py"), "run", str(stopping(project, block, "parts"))],
+        capture_output=True, text=True, timeout=60, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert run.returncode == 3, run.stderr
+    assert "Traceback" not in run.stderr
+    assert leftovers(project) == []
+
+
+def test_leftovers_are_found_whatever_the_path_is_called(project: Path) -> None:
+    with pytest.raises(DataError):
+        load(stopping(project, "serial", "out[1]")).run()
+    assert leftovers(project) == []
+
+
+def test_a_folder_does_not_replace_a_file_and_leaves_nothing(pipeline: Make, project: Path) -> None:
+    (project / "parts").write_text("mine")
+    steps = "  STOCKS\n  out:\n    write: {path: parts, format: csv, per_partition: true, overwrite: true}\n"
+    with pytest.raises((ConfigError, MachineError)):
+        pipeline(steps).run("serial")
+    assert (project / "parts").read_text() == "mine"
+    assert leftovers(project) == []
+
+
+def test_a_file_does_not_replace_a_folder_and_leaves_nothing(pipeline: Make, project: Path) -> None:
+    (project / "there.csv").mkdir()
+    (project / "there.csv/mine").write_text("mine")
+    with pytest.raises((ConfigError, MachineError)):
+        pipeline("  STOCKS\n  out:\n    write: {path: there.csv, overwrite: true}\n").run("serial")
+    assert (project / "there.csv/mine").read_text() == "mine"
+    assert leftovers(project) == []
+
+
+def test_two_sinks_of_one_path_are_refused_before_anything_runs(pipeline: Make, project: Path) -> None:
+    steps = "  STOCKS\n  one:\n    write: same.csv\n  two:\n    from: stocks\n    write: same.csv\n"
+    with pytest.raises(ConfigError):
+        pipeline(steps).plan()
+
+
+def test_overwrite_replaces_a_folder_of_more_parts(pipeline: Make, project: Path) -> None:
+    steps = "  STOCKS\n%s  out:\n    write: {path: parts, format: parquet, per_partition: true, overwrite: true}\n"
+    pipeline(steps % "").run("threads")
+    assert len(list((project / "parts").iterdir())) == 5
+    pipeline(steps % "  few:\n    sort: {by: [Volume, Date], limit: 3}\n").run("threads")
+    assert [p.name for p in (project / "parts").iterdir()] == ["part-00000.parquet"]
+    assert leftovers(project) == []
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_no_rows_are_written_too(pipeline: Make, executor: str, format: str) -> None:
+    steps = "  STOCKS\n  none:\n    filter: Close < 0\n  out:\n    write: '${run}/out.%s'\n"
+    made = pipeline(steps % format)
+    path = made.run(executor).outputs["out"].path
+    assert path is not None
+    expected = oracle(made.plan())["none"]
+    if format == "parquet":
+        assert pl.read_parquet(path).equals(expected)
+        assert dict(pl.read_parquet(path).schema) == dict(expected.schema)
+    else:
+        assert path.read_text() == expected.write_csv()
+
+
+def test_a_source_without_rows(project: Path) -> None:
+    pl.DataFrame(schema={"a": pl.Int64, "s": pl.String}).write_parquet(project / "in.parquet")
+    (project / "in.csv").write_text("a,s\n")
+    for name, partitions in (("in.parquet", 1), ("in.parquet", 3), ("in.csv", 1), ("in.csv", 3)):
+        config = project / "c.yaml"
+        types = ", dtypes: {a: int64, s: string}" if name.endswith("csv") else ""
+        config.write_text(
+            f"steps:\n  t:\n    read: {{path: {name}, partitions: {partitions}{types}}}\n"
+            "  n:\n    aggregate: {n: count(*), s: sum(a), l: max(s), m: median(a)}\n"
+            "  g:\n    from: t\n    aggregate: {by: s, m: median(a)}\n"
+            "  w:\n    from: t\n    write: '${run}/w.parquet'\n"
+        )
+        result = load(config).run("threads")
+        assert result.outputs["n"].head.rows() == [(0, None, None, None)]
+        assert result.outputs["g"].rows == 0
+        assert result.outputs["w"].rows == 0
+
+
+def test_every_type_can_be_written_or_is_refused_before_the_run(project: Path) -> None:
+    from pipelines.plan import witness
+    from pipelines.types import _NAMES, dtype_name
+
+    types = [*_NAMES.values(), pl.Decimal(20, 3), pl.Datetime("ms"), pl.Datetime("us", "Europe/Berlin")]
+    failed = list[str]()
+    for dtype in types:
+        witness({"v": dtype}).collect().write_parquet(project / "in.parquet")
+        for format in ("csv", "parquet"):
+            config = project / "c.yaml"
+            config.write_text(f"steps:\n  t:\n    read: in.parquet\n  o:\n    write: '${{run}}/o.{format}'\n")
+            try:
+                plan = load(config).plan()
+            except ConfigError:
+                continue
+            try:
+                load(config).run("serial")
+            except Exception as error:
+                failed.append(f"{dtype_name(dtype)} {format}: {type(error).__name__} {str(error)[:150]}")
+            assert dict(plan.nodes["o"].schema) == {"v": dtype}
+    assert failed == []
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_the_exit_codes(project: Path, executor: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "in.csv").write_text("a\n1\nx\n")
+    config = project / "c.yaml"
+
+    def code(dtype: str, path: str) -> int:
+        config.write_text(
+            f"steps:\n  t:\n    read: {{path: in.csv, dtypes: {{a: {dtype}}}}}\n  o:\n    write: {path}\n"
+        )
+        return main(["run", str(config), "--executor", executor, "--head", "0"])
+
+    assert code("string", "one.csv") == 0
+    assert code("nothing", "two.csv") == 2
+    assert code("int64", "three.csv") == 3
+    (project / "file").write_text("")
+    assert code("string", "file/four.csv") == 4  # its folder cannot be made
+    assert "Traceback" not in capsys.readouterr().err
+    codes = sorted(json.loads(p.read_text())["exit_code"] for p in (project / "runs").glob("*/record.json"))
+    assert codes == [0, 3, 4]
+    assert leftovers(project) == []
+
+
+def test_nothing_stays_open(project: Path, pipeline: Make) -> None:
+    import threading
+
+    process = psutil.Process()
+    steps = "  STOCKS\n  n:\n    aggregate: {by: Symbol, m: median(Close)}\n"
+    for executor in EXECUTORS:  # what stays from the first time is the process's own
+        pipeline(steps).run(executor)
+    before = process.num_fds(), threading.active_count()
+    for executor in EXECUTORS * 2:
+        pipeline(steps).run(executor)
+    assert process.num_fds() <= before[0] + 3
+    assert threading.active_count() <= before[1] + 3
+    assert [p for p in process.children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())] == []
+
+
+def test_a_hundred_partitions_go_through_a_tree_in_processes(project: Path) -> None:
+    answers = list[pl.DataFrame]()
+    for block in ("serial", "threads", "{kind: local, workers: 2}"):
+        config = project / "c.yaml"
+        config.write_text(
+            f"executor: {block}\nsteps:\n  t:\n    read: {{path: '{ROOT}/data/stocks/*.csv', partitions: 100}}\n"
+            "  g:\n    aggregate: {by: Symbol, a: avg(Open), s: sum(Volume), f: first(Date), l: last(Close), v: var(Close)}\n"
+            "  h:\n    from: t\n    aggregate: {by: Symbol, m: median(Close), f: first(Date)}\n"
+            "  top:\n    from: t\n    sort: {by: [Symbol], limit: 50}\n"
+        )
+        result = load(config).run(head=10**6)
+        expected = oracle(load(config).plan())
+        assert result.outputs["top"].head.equals(expected["top"])
+        assert result.outputs["h"].head.equals(expected["h"])
+        assert result.outputs["g"].head.drop("v").equals(expected["g"].drop("v"))
+        answers.append(result.outputs["g"].head)
+    assert answers[0].equals(answers[1])
+    assert answers[0].equals(answers[2])
