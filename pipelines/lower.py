@@ -104,7 +104,8 @@ class Split:
     def __call__(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, ...]:
         # -0.0 and 0.0 are one key, and so is every NaN: Polars' hash sees to both
         bucket = (pl.struct(self.keys).hash(0) % self.count).cast(pl.UInt32)
-        found = frame.with_columns(bucket.alias("~bucket")).partition_by("~bucket", as_dict=True, include_key=False)
+        name = max(frame.columns, key=len) + "~"  # no column has this name
+        found = frame.with_columns(bucket.alias(name)).partition_by(name, as_dict=True, include_key=False)
         return tuple(found.get((i,), frame.clear()) for i in range(self.count))
 
 

@@ -81,6 +81,12 @@ def make_plan(spec: Spec) -> Plan:
             exit_code = 2 if problems.exit_code == 2 else exit_code
         elif bound is not None:
             node = _node(step, above, bound)
+            if isinstance(bound, Output):
+                for other in nodes.values():
+                    if isinstance(other.bound, Output) and other.bound.path == bound.path:
+                        same = f"the step {other.name!r} writes to the same path"
+                        issues.append(Issue(same, "choose another path", step.options.find(("path",)).place))
+                        exit_code = 2
             if isinstance(bound, Operation) and above is not None and (issue := _witness(node, above.schema)):
                 issues.append(issue)
                 exit_code = 2

@@ -32,7 +32,7 @@ def table(frame: pl.DataFrame, rows: int) -> str:
         fmt_float="full",
     ):
         text = str(frame)
-    more = f"\n({rows:,} rows in all)" if rows > len(frame) else f"\n({rows:,} row{'s' * (rows != 1)})"
+    more = f"\n({rows:,} row{'s' * (rows != 1)}{' in all' * (rows > len(frame))})"
     return text + more
 
 

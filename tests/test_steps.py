@@ -73,6 +73,21 @@ def test_read_and_write_bring_back_what_was_there(pipeline: Make, project: Path)
     assert_frame_equal(back, table)
 
 
+def test_names_like_those_used_inside(pipeline: Make) -> None:
+    made = pipeline("""  STOCKS
+  named:
+    derive: {"a.odd": Volume, "~bucket": Close, "~0": Symbol, "~1.odd": Symbol}
+  rows:
+    aggregate: {by: ["~0", "~1.odd"], "~~0": 'median("~bucket")', b: 'sum("a.odd")', c: 'sum("~bucket")'}
+  states:
+    from: named
+    aggregate: {by: ["~0", "~1.odd"], n: 'sum("a.odd")', x: 'avg("~bucket")'}
+""")
+    outputs, tables = made.run("threads").outputs, oracle(made.plan())
+    assert outputs["rows"].head.equals(tables["rows"])
+    assert outputs["states"].head.equals(tables["states"])
+
+
 # ---- random tables, random plans
 
 COLUMNS: dict[str, tuple[pl.DataType, st.SearchStrategy[Any]]] = {

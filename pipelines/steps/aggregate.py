@@ -83,8 +83,8 @@ class Aggregated(Reduction):
         return self.grouping.states(frame, careful=False)
 
     def refine(self, state: pl.DataFrame) -> Apply | None:
-        odd = [name for name in state.columns if name.endswith(".odd")]
-        return self.careful if any(state[name].sum() for name in odd) else None
+        odd = (f"{call.name}.odd" for call in self.grouping.calls)
+        return self.careful if any(state[name].sum() for name in odd if name in state.columns) else None
 
     def careful(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.states(frame, careful=True)
@@ -159,6 +159,9 @@ class Aggregate(Step):
                     problems.add(("by", i), f"{name!r} stands here twice", "remove one")
                 keys.append((name, schema[name]))
         calls = dict[tuple[str, str], Call]()
+        mark = "~"  # states stand beside the keys: their names must not meet
+        while any(name.startswith(mark) for name in self.by):
+            mark += "~"
 
         def on_aggregate(function: str, argument: Typed | None, distinct: bool) -> Typed:
             if distinct and function == "count":
@@ -175,7 +178,7 @@ class Aggregate(Step):
                     f"{function} does not take {dtype_name(argument.dtype)}", f"it takes {known.takes}"
                 )
             key = (function, str(argument.expr))
-            call = calls.setdefault(key, Call(function, argument.expr, argument.dtype, f"~{len(calls)}"))
+            call = calls.setdefault(key, Call(function, argument.expr, argument.dtype, f"{mark}{len(calls)}"))
             return Typed(pl.col(call.name), result)
 
         outputs, columns = list[tuple[str, pl.Expr]](), frozenset(self.by)
