@@ -238,6 +238,14 @@ def _edge(which: Literal["first", "last"]) -> Function:
     return Function("ordered", "any type", lambda t: t, partial, combine, lambda name, t: pl.col(f"{name}.value"))
 
 
+def _median(x: pl.Expr) -> pl.Expr:
+    """The middle in sorting order, NaN last; Polars' own is NaN for two infinities and overflows."""
+    ordered = x.drop_nulls().sort()
+    last = ordered.len().cast(pl.Int64) - 1
+    low, high = ordered.get(last // 2, null_on_oob=True), ordered.get((last + 1) // 2, null_on_oob=True)
+    return pl.when(low == high).then(low).otherwise(low / 2 + high / 2)
+
+
 def _never(name: str, dtype: pl.DataType) -> Exprs:
     raise AssertionError("a function that needs all rows has no states to combine")
 
@@ -273,7 +281,7 @@ FUNCTIONS: dict[str, Function] = {
     "std": Function("ordered", "numbers", **_VAR, final=lambda name, t: _final_var(name, t).sqrt()),
     "first": _edge("first"),
     "last": _edge("last"),
-    "median": _rows("numbers", _float_if_number, lambda x, t: x.cast(pl.Float64).median()),
+    "median": _rows("numbers", _float_if_number, lambda x, t: _median(x.cast(pl.Float64))),
     "count_distinct": _rows("any type that can be ordered", lambda t: pl.Int64() if _orderable(t) else None,
                             lambda x, t: x.drop_nulls().n_unique().cast(pl.Int64)),
 }  # fmt: skip

@@ -30,6 +30,8 @@ def collect(frame: pl.LazyFrame, schema: Schema, *, any_order: bool = False) -> 
     except pl.exceptions.InvalidOperationError as error:
         raise DataError(_cast_issue(str(error))) from None
     except (pl.exceptions.PolarsError, OSError) as error:
+        if "overflow" in str(error):
+            raise DataError(Issue(str(error).split("\n", 1)[0], "cast to double before computing")) from None
         raise KernelError(f"{type(error).__name__}: {error}") from None
     except pl.exceptions.PanicException as error:  # a BaseException: uncaught, it hangs a Dask client
         raise KernelError(f"Polars panicked: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Mapping, Sequence
@@ -147,7 +148,8 @@ class Finish:
             with path.open("rb") as written:
                 os.fsync(written.fileno())
         except (OSError, pl.exceptions.ComputeError) as error:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             raise MachineError(Issue(f"cannot write {resolved(self.output, self.folder)}: {error}", "make room, or choose another path")) from None  # fmt: skip
         return Part(len(frame), frame.head(self.head), str(path), path.stat().st_size)
 

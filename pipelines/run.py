@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ from pipelines import kernel, report
 from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean
 from pipelines.executors.base import Executor, Progress
 from pipelines.graph import Graph, Table
-from pipelines.lower import Ending, Lowered, Part, ending_keys, lower, resolved
+from pipelines.lower import Ending, Lowered, Part, ending_keys, lower, resolved, temporary
 from pipelines.plan import Plan
 from pipelines.spec import EXECUTORS, Spec
 from pipelines.stages import Stage, Staged, ancestors, cut
@@ -71,7 +72,10 @@ def execute(
     with _folder(plan.spec, staged, began) as (folder, record):
         mark = folder.name.rsplit("-", 1)[-1]
         report_path = folder / "performance_report.html" if performance_report else None
-        with _opened(plan.spec, staged, executor, report_path) as opened, _temporaries(staged, folder, mark):
+        with (
+            _temporaries(staged, folder, mark),  # outside: tasks still at work could leave more
+            _opened(plan.spec, staged, executor, report_path) as opened,
+        ):
             if opened.dashboard:
                 say(f"dashboard: {opened.dashboard}")
             say(f"running {plan.spec.name} on {opened.described}")
@@ -79,7 +83,7 @@ def execute(
             progress = Progress()
             with report.shown(progress, _totals(staged, lowered) if show_progress else {}):
                 parts = _compute(opened, staged, lowered, progress)
-            outputs = {target: _commit(staged, target, found, folder, head) for target, found in parts.items()}
+            outputs = {target: _commit(staged, target, found, folder, mark, head) for target, found in parts.items()}
             stages = tuple(_timed(staged, progress))
             result = Result(folder, outputs, stages, time.time() - began)
             record(result, opened.described)
@@ -115,7 +119,7 @@ def _until(stage: Stage, checkpoints: Sequence[Stage]) -> list[Stage]:
     return found
 
 
-def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, head: int) -> Produced:
+def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: str, head: int) -> Produced:
     """Gives what was written its final name."""
     first = pl.concat([part.head for part in parts]).head(head)
     rows = sum(part.rows for part in parts)
@@ -129,7 +133,7 @@ def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, head: 
                 Issue(f"{path} appeared while the run was at work", "add `overwrite: true`, or choose another path")
             )
         if output.per_partition:
-            whole = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+            whole = temporary(path, mark)
             whole.mkdir()
             for i, part in enumerate(parts):
                 os.replace(str(part.path), whole / f"part-{i:05d}.{output.format}")
@@ -153,8 +157,8 @@ def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
             output = staged.plan.nodes[target].bound
             if isinstance(output, Output):
                 path = resolved(output, str(folder))
-                for left in path.parent.glob(f".{path.name}.{mark}.*.tmp"):
-                    left.unlink(missing_ok=True)
+                for left in path.parent.glob(f".{glob.escape(path.name)}.{mark}.*.tmp"):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -44,15 +44,12 @@ def stopping(project: Path, executor: str, path: str) -> Path:
     return config
 
 
-LATE = pytest.mark.xfail(strict=True, reason="temporaries are removed before the executor has stopped its tasks")
-
-
 @pytest.mark.parametrize(
     "block",
     [
         "serial",
-        pytest.param("{kind: threads, threads: 4}", marks=LATE),
-        pytest.param("{kind: local, workers: 2, threads: 2}", marks=LATE),
+        pytest.param("{kind: threads, threads: 4}"),
+        pytest.param("{kind: local, workers: 2, threads: 2}"),
     ],
 )
 def test_tasks_that_are_at_work_when_another_fails_leave_nothing(project: Path, block: str) -> None:
@@ -70,14 +67,12 @@ def test_tasks_that_are_at_work_when_another_fails_leave_nothing(project: Path, 
     assert leftovers(project) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the path is taken for a glob pattern")
 def test_leftovers_are_found_whatever_the_path_is_called(project: Path) -> None:
     with pytest.raises(DataError):
         load(stopping(project, "serial", "out[1]")).run()
     assert leftovers(project) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the folder of parts has a temporary name without the mark")
 def test_a_folder_does_not_replace_a_file_and_leaves_nothing(pipeline: Make, project: Path) -> None:
     (project / "parts").write_text("mine")
     steps = "  STOCKS\n  out:\n    write: {path: parts, format: csv, per_partition: true, overwrite: true}\n"
@@ -96,7 +91,6 @@ def test_a_file_does_not_replace_a_folder_and_leaves_nothing(pipeline: Make, pro
     assert leftovers(project) == []
 
 
-@pytest.mark.xfail(strict=True, reason="found only when the second is committed")
 def test_two_sinks_of_one_path_are_refused_before_anything_runs(pipeline: Make, project: Path) -> None:
     steps = "  STOCKS\n  one:\n    write: same.csv\n  two:\n    from: stocks\n    write: same.csv\n"
     with pytest.raises(ConfigError):
@@ -145,7 +139,6 @@ def test_a_source_without_rows(project: Path) -> None:
         assert result.outputs["w"].rows == 0
 
 
-@pytest.mark.xfail(strict=True, reason="types that CSV cannot hold are refused only when they are written")
 def test_every_type_can_be_written_or_is_refused_before_the_run(project: Path) -> None:
     from pipelines.plan import witness
     from pipelines.types import _NAMES, dtype_name
@@ -194,7 +187,6 @@ def test_the_exit_codes(project: Path, executor: str, capsys: pytest.CaptureFixt
     assert leftovers(project) == []
 
 
-@pytest.mark.xfail(strict=True, reason="removing the temporary file fails too, which hides the reason")
 def test_a_folder_that_cannot_be_made(pipeline: Make, project: Path) -> None:
     (project / "file").write_text("")
     with pytest.raises(MachineError):

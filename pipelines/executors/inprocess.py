@@ -63,7 +63,7 @@ class Threads(Serial):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.pool.shutdown(wait=error is None, cancel_futures=True)
+        self.pool.shutdown(cancel_futures=True)
 
     @property
     def described(self) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import polars as pl
 from pydantic import Field
 
 from pipelines.source import RUN
@@ -10,6 +11,14 @@ from pipelines.steps.base import Context, Output, Problems, Step
 from pipelines.types import Schema, dtype_name
 
 _FORMATS: dict[str, Literal["csv", "parquet"]] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+
+
+def _fits_csv(dtype: pl.DataType) -> bool:
+    try:
+        pl.DataFrame({"x": pl.Series([None], dtype=dtype)}).write_csv()
+    except pl.exceptions.PolarsError:
+        return False
+    return True
 
 
 class Write(Step):
@@ -41,7 +50,7 @@ class Write(Step):
             )
         elif format == "csv":
             for name, dtype in schema.items():
-                if dtype.is_nested():
+                if not _fits_csv(dtype):
                     problems.add(
                         ("path",),
                         f"the column {name!r} is {dtype_name(dtype)}, which CSV cannot hold",
