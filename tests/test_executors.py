@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -173,39 +172,6 @@ def test_map_runs_in_processes_and_keeps_errors(project: Path) -> None:
         assert table["error"].to_list()[2] == "ValueError: three is out"
         assert "int64" in table["error"].to_list()[4]
         assert (os.getpid() in table["pid"].to_list()) == (executor != "local")
-
-
-def test_a_killed_worker_changes_nothing(project: Path) -> None:
-    (project / "slow_of_test.py").write_text(
-        "import time\ndef slow(n: int) -> int:\n    time.sleep(0.2)\n    return n * n\n"
-    )
-    config = project / "slow.yaml"
-    config.write_text(
-        "executor: {kind: local, workers: 2}\nsteps:\n  slow:\n    map: {function: 'slow_of_test:slow', items: "
-        + str(list(range(24)))
-        + "}\n  sum:\n    aggregate: {total: sum(result), n: count(error)}\n  out:\n    write: '${run}/out.parquet'\n"
-    )
-    undisturbed = load(config).run("serial").outputs["out"].path
-    killed = list[int]()
-
-    def kill() -> None:
-        deadline = time.time() + 60
-        while time.time() < deadline and not killed:
-            workers = [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
-            if len(workers) == 2:
-                time.sleep(2.0)  # imports, then some items
-                os.kill(workers[0].pid, signal.SIGKILL)
-                killed.append(workers[0].pid)
-            time.sleep(0.05)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    disturbed = load(config).run().outputs["out"].path
-    killer.join()
-    assert killed
-    assert undisturbed is not None
-    assert disturbed is not None
-    assert digest(undisturbed) == digest(disturbed)
 
 
 def test_what_exists_is_kept_unless_overwrite_is_said(pipeline: Make, project: Path) -> None:

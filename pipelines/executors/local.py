@@ -91,6 +91,11 @@ class Local:
                 from distributed import performance_report
 
                 self.stack.enter_context(performance_report(filename=str(self.report)))
+        except RuntimeError as error:  # a worker that does not start
+            self.stack.close()
+            raise MachineError(
+                Issue(f"the local cluster did not start: {error}", "see whether memory and processes are left")
+            ) from None
         except BaseException:
             self.stack.close()
             raise
