@@ -74,7 +74,7 @@ class FileInfo:
     mtime_ns: int
 
 
-class _RaggedRows(Exception):
+class _RaggedRows(pl.exceptions.PolarsError):
     """Stops a query from within; `Source.diagnose` finds the row."""
 
 

@@ -60,7 +60,7 @@ class Mapped:
                     raise TypeError(f"returned {', '.join(map(repr, sorted(strange)))}, which `returns` does not name")
                 for name in names:
                     values[name] = _fitted(name, values.get(name), self.schema[name])
-            except Exception as problem:
+            except (Exception, SystemExit) as problem:
                 error = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}".rstrip(
                     ": "
                 )
