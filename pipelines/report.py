@@ -37,17 +37,17 @@ def table(frame: pl.DataFrame, rows: int) -> str:
 
 
 @contextmanager
-def shown(progress: Progress, totals: Mapping[str, tuple[str, int]], out: TextIO = sys.stderr) -> Iterator[None]:
+def shown(progress: Progress, totals: Mapping[str, tuple[str, int]]) -> Iterator[None]:
     """Shows progress while the block runs: bars on a terminal, elsewhere a line when a stage is done or has been at work long.
 
     totals: task name → (what to call it, number of tasks).
     """
     if not totals:
         yield
-    elif out.isatty():
+    elif sys.stderr.isatty():
         yield from _bars(progress, totals)
     else:
-        yield from _lines(progress, totals, out)
+        yield from _lines(progress, totals, sys.stderr)
 
 
 def _bars(progress: Progress, totals: Mapping[str, tuple[str, int]]) -> Iterator[None]:

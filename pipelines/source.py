@@ -27,7 +27,9 @@ _SURPRISES = (
     (re.compile(r"[-+]?(0[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+|0b[01]+)"), "YAML readers disagree on its base: write a plain decimal number, or quote it"),
     (re.compile(r"[-+]?[0-9]+(:[0-5]?[0-9])+"), "some YAML readers take it for a number in base 60: quote it"),
 )  # fmt: skip
-_REFERENCE = re.compile(r"\$(\$\{|\{([^}]*)\})")
+_REFERENCE = re.compile(r"\$(\$\{|\{([^}]*)(\}|$))")
+_DEEPEST = 50
+_LONGEST = 1000
 RUN = "${run}"
 
 
@@ -86,21 +88,18 @@ def read_yaml(path: Path, shown: str) -> Node:
 def parse_yaml(text: str, shown: str) -> Node:
     """The text's one document as a tree. Raises ConfigError with every mistake in it."""
     try:
+        _plain_yaml(text, shown)  # before an alias is followed
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = Place(shown, mark.line + 1, mark.column + 1) if mark else Place(shown, 1, 1)
-        problem = error.problem or "not YAML"
-        remedy = "quote the text: a colon followed by a space starts a mapping" if "mapping values" in problem else (
-            "YAML wants the same indentation for keys of one mapping, made of spaces, and quotes around special characters"
-        )  # fmt: skip
-        raise ConfigError(Issue(f"this is not YAML: {problem}", remedy, place)) from None
+        raise ConfigError(_not_yaml(error, shown)) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
         raise ConfigError(
             Issue("a character that YAML does not allow", "remove it", Place(shown, line, column))
         ) from None
+    except UnicodeEncodeError as error:  # half a character, which no encoding can write
+        raise ConfigError(Issue(f"{shown} is not text: {error.reason}", "save it as UTF-8")) from None
     if root is None:
         raise ConfigError(Issue("the file is empty", "a pipeline has `steps:`", Place(shown, 1, 1)))
     builder = _Builder(text, shown)
@@ -110,20 +109,66 @@ def parse_yaml(text: str, shown: str) -> Node:
     return node
 
 
+def _plain_yaml(text: str, shown: str) -> None:
+    """Raises ConfigError for aliases, tags and deep nesting."""
+    issues, depth = list[Issue](), 0
+    for event in yaml.parse(text, Loader=_Loader):
+        mark: Any = event.start_mark
+        place = Place(shown, mark.line + 1, mark.column + 1)
+        if isinstance(event, yaml.AliasEvent):
+            remedy = "to use a value twice make it a parameter: ${name}; quote a text that starts with *"
+            issues.append(Issue(f"an alias (*{event.anchor}) is not allowed here", remedy, place))
+        elif tag := getattr(event, "tag", None):
+            shown_tag = tag.replace("tag:yaml.org,2002:", "!!")
+            issues.append(Issue(f"the tag {shown_tag!r} is not allowed", "remove it", place))
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ConfigError(Issue("this is nested too deeply", "a pipeline needs a few levels", place))
+    if issues:
+        raise ConfigError(*issues)
+
+
+def _not_yaml(error: yaml.MarkedYAMLError, shown: str) -> Issue:
+    """What the parser says, in the words of somebody who writes a config."""
+    problem, context = error.problem or "unknown error", error.context or ""
+    mark = error.problem_mark or error.context_mark
+    started = error.context_mark
+    remedy = (
+        "give the keys of one mapping the same indentation, made of spaces, and quote texts with special characters"
+    )
+    if "another document" in problem:
+        problem, remedy = "a second document starts here", "keep one pipeline in a file: remove the `---`"
+    elif "mapping values" in problem:
+        remedy = "quote the text: a colon followed by a space starts a mapping"
+    elif "cannot start any token" in problem:
+        remedy = "indent with spaces, not tabs, and quote a text that starts with @, %, ` or a tab"
+    elif "alias" in context or "anchor" in context:
+        problem, remedy = "* starts an alias and & an anchor", 'quote the text: "*.csv"'
+    elif "quoted scalar" in context and "end of stream" in problem:
+        mark, problem, remedy = started or mark, "this quote is not closed", "close it at the text's end"
+    elif "escape" in problem or "hexdecimal" in problem:
+        problem = "an unknown escape in double quotes"
+        remedy = r"put the text in single quotes, or write \\ for a backslash"
+    elif "expected ',' or" in problem:
+        remedy = 'quote texts that hold one of { } [ ] , : #, as "${name}"'
+        if started and mark and started.line < mark.line:
+            bracket = "[" if "']'" in problem else "{"
+            mark, problem, remedy = started, f"this {bracket} is not closed", f"close it; or {remedy}"
+    elif "comment or line break" in problem or "expected <document start>" in problem or "block end" in problem:
+        remedy = "a text that starts with a quote ends with it: put the whole text in quotes of the other kind"
+    place = Place(shown, mark.line + 1, mark.column + 1) if mark else Place(shown, 1, 1)
+    return Issue(f"this is not YAML: {problem}", remedy, place)
+
+
 class _Builder:
     def __init__(self, text: str, shown: str) -> None:
         self.rows, self.shown, self.issues = text.split("\n"), shown, list[Issue]()
-        self.seen = set[int]()
 
     def place(self, mark: yaml.Mark) -> Place:
         return Place(self.shown, mark.line + 1, mark.column + 1)
 
     def node(self, raw: yaml.Node) -> Node:
         place = self.place(raw.start_mark)
-        if id(raw) in self.seen:  # compose gives an alias as the anchor's own node
-            self.issues.append(Issue("an alias (*) is not allowed here", "use a parameter: ${name}", place))
-            return Node(None, place)
-        self.seen.add(id(raw))
         if isinstance(raw, yaml.MappingNode):
             return self.mapping(raw, place)
         if isinstance(raw, yaml.SequenceNode):
@@ -139,6 +184,9 @@ class _Builder:
                 self.issues.append(Issue("a key must be a plain text", "write `key: value`", where))
                 continue
             name = str(key.value)
+            if name == "<<" and not key.style:
+                self.issues.append(Issue("a merge key (<<) is not allowed", "write the keys out", where))
+                continue
             if name in items:
                 first = keys[name].line
                 self.issues.append(
@@ -151,10 +199,11 @@ class _Builder:
     def scalar(self, raw: yaml.ScalarNode, place: Place) -> Node:
         text = str(raw.value)
         if raw.style in ("|", ">"):
-            lines = list[Place]()
-            for row in range(raw.start_mark.line + 1, raw.end_mark.line + 1):
-                content = self.rows[row] if row < len(self.rows) else ""
-                lines.append(Place(self.shown, row + 1, len(content) - len(content.lstrip()) + 1))
+            first = raw.start_mark.line + 1
+            lines = [
+                Place(self.shown, first + i + 1, len(row) - len(read) + 1)
+                for i, (row, read) in enumerate(zip(self.rows[first:], text.split("\n"), strict=False))
+            ]
             return Node(text, place, lines=tuple(lines) if raw.style == "|" else ())
         one_line = raw.start_mark.line == raw.end_mark.line
         quoted = raw.style in ("'", '"')
@@ -162,15 +211,15 @@ class _Builder:
         # an escape in quotes shifts what follows it: then only the scalar's own place is certain
         faithful = one_line and raw.end_mark.column - raw.start_mark.column == len(text) + (2 if quoted else 0)
         lines_of = (start,) if faithful else ()
-        tag = raw.tag.removeprefix("tag:yaml.org,2002:")
-        if tag not in ("null", "bool", "int", "float", "str", "timestamp", "merge", "value"):
-            self.issues.append(Issue(f"the tag {raw.tag!r} is not allowed", "remove it", place))
         if quoted:
             return Node(text, place, lines=lines_of)
         for pattern, remedy in _SURPRISES:
             if pattern.fullmatch(text):
                 self.issues.append(Issue(f"`{text}` is not plain here", remedy, place))
                 break
+        if len(text) > _LONGEST and _INT.fullmatch(text):  # Python reads 4300 digits
+            self.issues.append(Issue(f"a number of {len(text)} digits", "quote it to make it a text", place))
+            return Node(None, place)
         value = _plain(text)
         return Node(value, place, lines=lines_of if isinstance(value, str) else ())
 
@@ -199,7 +248,7 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
     if not isinstance(node.value, str) or "$" not in node.value:
         return node
     whole = _REFERENCE.fullmatch(node.value)
-    if whole and whole[2] is not None and whole[2] in values:
+    if whole and whole[3] and whole[2] in values:
         return _moved(values[whole[2]], node.place)
 
     def text_of(match: re.Match[str]) -> str:
@@ -207,6 +256,15 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
         place = node.at(match.start())
         if name is None:
             return "${"
+        if not match[3] or not name:
+            issues.append(
+                Issue(
+                    "`${` is not closed" if name else "`${}` names no parameter",
+                    "write ${name}, or $${ for a plain ${",
+                    place,
+                )
+            )
+            return ""
         if name == "run":
             return RUN
         if name.startswith("env:"):
@@ -216,9 +274,7 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
                 )
             return found or ""
         if name not in values:
-            issues.append(
-                Issue(f"unknown parameter {name!r}", did_you_mean(name, values) or "declare it under `params:`", place)
-            )
+            issues.append(Issue(f"unknown parameter {name!r}", _remedy(name, values), place))
             return ""
         value = values[name].value
         if isinstance(value, dict | tuple) or value is None:
@@ -231,6 +287,11 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     return replace(node, value=_REFERENCE.sub(text_of, node.value), lines=())
+
+
+def _remedy(name: str, values: Mapping[str, Node]) -> str:
+    known = did_you_mean(name, values)
+    return known if known.startswith("did") else "declare it under `params:`, above where it is used"
 
 
 def _moved(node: Node, place: Place) -> Node:

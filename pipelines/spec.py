@@ -89,7 +89,11 @@ class _Reader:
 
     def spec(self) -> Spec | None:
         if not isinstance(self.root.value, dict):
-            self.add(self.root.place, "a pipeline is a mapping", "start with `name:` and `steps:`")
+            self.add(
+                self.root.place,
+                f"a pipeline is a mapping, this is {_shown(self.root)}",
+                "start with `name: ...` and `steps:`",
+            )
             return None
         for key, place in self.root.keys.items():
             if key not in TOP:
@@ -99,12 +103,21 @@ class _Reader:
         top = {key: substitute(node, values, self.issues) for key, node in top.items() if key != "params"}
         name = self.text(top.get("name"), "name") or self.path.stem
         if not name.replace("-", "").replace("_", "").isalnum():
-            self.add(top["name"].place, f"the name {name!r} is not plain", "use letters, digits, - and _")
+            place = top["name"].place if "name" in top else self.root.place
+            said = "the name" if "name" in top else "the file's name gives the pipeline's:"
+            self.add(place, f"{said} {name!r} is not plain", "write `name:` with letters, digits, - and _")
         executor = ExecutorOptions()
         if "executor" in top:
             node = top["executor"]
             data = {"kind": node.plain()} if isinstance(node.value, str) else node.plain()
-            executor = self.validated(ExecutorOptions, data, node) or executor
+            if isinstance(data, dict):
+                executor = self.validated(ExecutorOptions, data, node) or executor
+            else:
+                self.add(
+                    node.place,
+                    f"`executor` is one of {', '.join(EXECUTORS)} or a mapping of options, not {_shown(node)}",
+                    f"options: {', '.join(ExecutorOptions.model_fields)}",
+                )
         steps = self.steps(top.get("steps"))
         return Spec(
             name=name,
@@ -120,7 +133,9 @@ class _Reader:
         if node is None:
             return ""
         if not isinstance(node.value, str):
-            self.add(node.place, f"`{key}` must be a text", "put it in quotes")
+            remedy = "write it on one line" if isinstance(node.value, dict | tuple) else "put it in quotes"
+            remedy = "give one, or remove the key" if node.value is None else remedy
+            self.add(node.place, f"`{key}` must be a text, not {_shown(node)}", remedy)
             return ""
         return node.value
 
@@ -131,33 +146,35 @@ class _Reader:
                 self.add(node.place, "`params` is a mapping", "write `params: {name: value}`")
             else:
                 declared = dict(node.value)
+        given = {name: self.parameter(name, value, declared) for name, value in self.given.items()}
         values = dict[str, Node]()
         for name, value in declared.items():
-            values[name] = value if name in self.given else substitute(value, values, self.issues)
-        for name, given in self.given.items():
-            place = Place(f"-p {name}", 1, 1)
-            if name not in declared:
-                self.issues.append(
-                    Issue(
-                        f"-p {name}: unknown parameter {name!r}",
-                        did_you_mean(name, declared) or "the config declares none",
-                    )
-                )
-            try:
-                values[name] = (
-                    parse_yaml(given, f"-p {name}") if isinstance(given, str) and given else _node(given, place)
-                )
-            except ConfigError:
-                values[name] = Node(given, place)
-        return values
+            if name == "run" or name.startswith("env:"):
+                assert node is not None
+                self.add(node.keys[name], f"{name!r} cannot name a parameter: ${{{name}}} has a meaning", "rename it")
+            values[name] = given[name] if name in given else substitute(value, values, self.issues)
+        return {**values, **given}
+
+    def parameter(self, name: str, given: Any, declared: Mapping[str, Node]) -> Node:
+        place = Place(f"-p {name}", 1, 1)
+        if name not in declared:
+            remedy = did_you_mean(name, declared) or "the config declares none"
+            self.issues.append(Issue(f"-p {name}: unknown parameter {name!r}", remedy))
+        try:
+            return parse_yaml(given, f"-p {name}") if isinstance(given, str) and given else _node(given, place)
+        except ConfigError:
+            return Node(given, place)
 
     def steps(self, node: Node | None) -> tuple[StepSpec, ...]:
-        if node is None:
-            self.add(self.root.place, "there are no steps", "add `steps:` with at least a `read`")
+        if node is None or node.value is None:
+            place = self.root.keys.get("steps", self.root.place)
+            self.add(place, "there are no steps", "add `steps: {prices: {read: data/*.csv}}`")
             return ()
         if not isinstance(node.value, dict) or not node.value:
             self.add(
-                node.place, "`steps` is a mapping of names to steps", "write `steps: {prices: {read: data/*.csv}}`"
+                node.place,
+                f"`steps` is a mapping of names to steps, not {_shown(node)}",
+                "write `steps: {prices: {read: data/*.csv}}`",
             )
             return ()
         roles = dict[str, str]()
@@ -165,14 +182,14 @@ class _Reader:
         for name, body in node.value.items():
             place = node.keys[name]
             if not name.isidentifier():
-                self.add(place, f"{name!r} cannot name a step", "use letters, digits and _, not starting with a digit")
-            step = self.step(name, body, place)
+                self.add(place, f"{name!r} cannot name a step", "use letters, digits and _, the first not a digit")
+            step, kept = self.step(name, body, place), self.checkpoint(body)
             kind = self.kind(body)
             roles[name] = KINDS[kind].role if kind else "table"
             given = self.input(name, body, place, roles, node.value)
             if step is not None and kind is not None:
                 assert isinstance(body.value, dict)
-                found.append(StepSpec(name, step, given, self.checkpoint(body), body.value[kind], place))
+                found.append(StepSpec(name, step, given, kept, body.value[kind], place))
         return tuple(found)
 
     def kind(self, body: Node) -> str | None:
@@ -183,10 +200,13 @@ class _Reader:
 
     def step(self, name: str, body: Node, place: Place) -> Step | None:
         if not isinstance(body.value, dict):
+            words = body.value.split(":") if isinstance(body.value, str) else []
             self.add(
                 body.place,
-                f"the step {name!r} says nothing to do",
-                f"write `{name}: {{<kind>: <options>}}`; kinds: {', '.join(KINDS)}",
+                f"the step {name!r} says nothing to do: it is {_shown(body)}, not a mapping",
+                f"put a space after `{words[0]}:`"
+                if len(words) > 1 and words[0] in KINDS
+                else f"write `{name}: {{<kind>: <options>}}`; kinds: {', '.join(KINDS)}",
             )
             return None
         for key in body.value:
@@ -208,64 +228,48 @@ class _Reader:
         self.text(body.value.get("description"), "description")
         data = options.plain()
         if not isinstance(data, dict):
-            if cls.shorthand is None:
-                self.add(options.place, f"`{cls.kind}` takes a mapping of options", f"for example `{cls.example}`")
+            if cls.shorthand is None or data is None:
+                wanted = "a mapping of options" if cls.shorthand is None else f"options or `{cls.shorthand}`"
+                self.add(
+                    options.place, f"`{cls.kind}` takes {wanted}, not {_shown(options)}", f"for example `{cls.example}`"
+                )
                 return None
             data = {cls.shorthand: data}
         return self.validated(cls, data, options)
 
-    def validated(self, cls: type[M], data: Any, node: Node) -> M | None:
-        if not isinstance(data, dict):
-            self.add(node.place, "this is a mapping of options", f"options: {', '.join(cls.model_fields)}")
-            return None
+    def validated(self, cls: type[M], data: dict[str, Any], node: Node) -> M | None:
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            for found in error.errors(include_url=False):
-                self.invalid(cls, found, node)
+            found = dict[tuple[str | int, ...], list[Any]]()
+            for each in error.errors(include_url=False):  # of a union: one for each member
+                found.setdefault(_path(each["loc"], data), []).append(each)
+            for path, errors in found.items():
+                self.invalid(cls, path, errors, node)
             return None
 
-    def invalid(self, cls: type[BaseModel], found: Any, node: Node) -> None:
-        path = tuple(
-            part
-            for part in found["loc"]
-            if part not in ("int", "float", "str") and not str(part).startswith(("dict[", "list["))
-        )
+    def invalid(self, cls: type[BaseModel], path: tuple[str | int, ...], found: list[Any], node: Node) -> None:
         there = node.find(path)
         option = ".".join(str(part) for part in path if isinstance(part, str))
-        fields = cls.model_fields
-        if found["type"] == "extra_forbidden":
-            parent = node.find(path[:-1])
-            self.add(
-                parent.keys.get(str(path[-1]), parent.place),
-                f"unknown option {path[-1]!r}",
-                did_you_mean(str(path[-1]), fields),
-            )
-        elif found["type"] == "missing":
-            example = getattr(cls, "example", "")
-            self.add(node.place, f"the option {option!r} is missing", f"for example `{example}`" if example else "")
+        example = f"for example `{cls.example}`" if issubclass(cls, Step) else ""
+        if found[0]["type"] == "extra_forbidden":
+            where = node.keys.get(str(path[-1]), node.place)
+            self.add(where, f"unknown option {option!r}", did_you_mean(option, cls.model_fields))
+        elif found[0]["type"] == "missing":
+            self.add(node.place, f"the option {option!r} is missing", example)
         else:
-            said = found["msg"].removeprefix("Input ").removeprefix("Value error, ")
-            given = there.value if not isinstance(there.value, dict | tuple) else "this"
-            if isinstance(given, bool):
-                given = str(given).lower()
-            top = fields.get(str(path[0])) if path else None
-            what = f"`{option}`" if option else "this"
-            remedy = (
-                (top.description or "") if top else (f"for example `{cls.example}`" if issubclass(cls, Step) else "")
+            field = cls.model_fields.get(str(path[0])) if path else None
+            remedy = (field.description if field else None) or example
+            if isinstance(there.value, str) and found[0]["type"] in ("int_type", "bool_type", "float_type"):
+                remedy = _unquoted(there.value, found[0]["type"]) or remedy
+            what = f"an item of `{option}`" if path and isinstance(path[-1], int) else f"`{option}`" if option else "it"
+            wanted = " or ".join(dict.fromkeys(map(_wanted, found)))
+            empty = found[0]["type"] in ("string_too_short", "too_short") and not there.value
+            self.add(
+                there.place,
+                f"{what} must not be empty" if empty else f"{what} must be {wanted}, not {_shown(there)}",
+                remedy,
             )
-            if there.place != node.place or option:
-                issue = Issue(
-                    f"{what}: {said[:1].lower()}{said[1:]}, not {given!r}"
-                    if "should be" in said
-                    else f"{what}: {said}",
-                    remedy,
-                    there.place,
-                )
-            else:
-                issue = Issue(said, remedy, node.place)
-            if all(known.place != issue.place for known in self.issues):  # a union says it once for each member
-                self.issues.append(issue)
 
     def input(
         self, name: str, body: Node, place: Place, roles: dict[str, str], all_steps: Mapping[str, Node]
@@ -283,7 +287,14 @@ class _Reader:
                 self.add(place, f"the step {name!r} has no input: no step above gives a table", "start with a `read`")
             return tables[-1] if tables else None
         if not isinstance(node.value, str):
-            self.add(node.place, "`from` names one step", f"for example `from: {above[-1] if above else 'prices'}`")
+            self.add(
+                node.place,
+                f"`from` names one step, not {_shown(node)}",
+                f"for example `from: {above[-1] if above else 'prices'}`",
+            )
+            return None
+        if node.value == name:
+            self.add(node.place, f"the step {name!r} reads from itself", "name a step above it")
             return None
         if node.value not in above:
             if node.value in all_steps:
@@ -305,7 +316,11 @@ class _Reader:
         if node is None:
             return False
         if node.value != "memory":
-            self.add(node.place, f"`checkpoint` is {node.value!r}", "`memory` is the one kind of checkpoint there is")
+            self.add(
+                node.place,
+                f"`checkpoint` is {_shown(node)}, not 'memory'",
+                "write `checkpoint: memory`, or remove it",
+            )
         kind = self.kind(body)
         if kind and KINDS[kind].role == "sink":
             self.add(node.place, "a step that writes has nothing to keep", "remove `checkpoint`")
@@ -318,3 +333,54 @@ def _node(value: Any, place: Place) -> Node:
     if isinstance(value, list | tuple):
         return Node(tuple(_node(v, place) for v in value), place)
     return Node(value, place)
+
+
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "string_too_long": "a text of one character",
+}
+
+
+def _wanted(found: Any) -> str:
+    """What an option must be, from what pydantic says of it."""
+    kind, context = found["type"], found.get("ctx", {})
+    if kind == "string_pattern_mismatch":
+        return "a text of the form below"
+    if kind in ("greater_than_equal", "less_than_equal"):
+        return f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
+    said = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    return str(context["expected"]) if kind == "literal_error" else _WANTED.get(kind, said)
+
+
+def _shown(node: Node) -> str:
+    """A value as the config's writer knows it."""
+    if isinstance(node.value, dict | tuple):
+        kind = "mapping" if isinstance(node.value, dict) else "list"
+        return f"a {kind}" if node.value else f"an empty {kind}"
+    if node.value is None:
+        return "null"
+    return str(node.value).lower() if isinstance(node.value, bool) else f"{node.value!r:.60}"
+
+
+def _unquoted(text: str, kind: str) -> str:
+    plain = text in ("true", "false") if kind == "bool_type" else text.isdecimal()
+    return "drop the quotes" if plain else ""
+
+
+def _path(loc: tuple[str | int, ...], data: Any) -> tuple[str | int, ...]:
+    """The part of pydantic's path that stands in the data: not what names a member of a union."""
+    path = list[str | int]()
+    for part in loc:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            if len(path) or part == "[key]" or str(part) in ("int", "float", "str"):
+                continue
+        path.append(part)
+    return tuple(path)

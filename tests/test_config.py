@@ -82,7 +82,7 @@ BAD: list[tuple[str, ...]] = [
     (READ.replace('"}', '", header: no}}'[:-1]), "3: `no` is not plain here"),
     (READ.replace('"}', '", partitions: 1_000}'), "3: `1_000` is not plain here"),
     (READ.replace('"}', '", partitions: 010}'), "3: `010` is not plain here"),
-    ("a: &x 1\nsteps: *x\n", "1:4 an alias"),
+    ("a: &x 1\nsteps: *x\n", "2:8 an alias"),
     ("name: !!python/none x\n" + READ, "1:7 the tag"),
     ("executor: lokal\n" + READ, "1:11 `kind`"),
     ("executor: {kind: local, workers: 0}\n" + READ, "1:34 `workers`"),
