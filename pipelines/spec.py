@@ -23,7 +23,7 @@ EXECUTORS = ("serial", "threads", "local")
 class ExecutorOptions(BaseModel):
     """The `executor:` block: where a pipeline runs when the command line does not say."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     kind: Literal["serial", "threads", "local"] = Field("local", description="Where to run.")
     workers: int | None = Field(

@@ -182,7 +182,7 @@ Sql = Annotated[str, BeforeValidator(_as_sql)]
 class Step(BaseModel):
     """A step kind is a subclass in a file of its own: its fields are the options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
