@@ -141,7 +141,7 @@ def _check(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     plan = _loaded(options).plan()
     for node in plan.nodes.values():
-        source = f" from {node.input}" if node.input else ""
+        source = f" from {', '.join(node.inputs)}" if node.inputs else ""
         print(f"{node.name}: {node.kind}{source}{' (kept in memory)' if node.checkpoint else ''}")
         if node.role != "sink":
             width = max(len(name) for name in node.schema)

@@ -9,7 +9,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,11 +21,11 @@ import polars as pl
 from pipelines import kernel, report
 from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean
 from pipelines.executors.base import Executor, Progress
-from pipelines.graph import Graph, Table
+from pipelines.graph import Graph
 from pipelines.lower import Ending, Lowered, Part, ending_keys, lower, resolved, temporary
 from pipelines.plan import Plan
 from pipelines.spec import EXECUTORS, Spec
-from pipelines.stages import Stage, Staged, ancestors, cut
+from pipelines.stages import Staged, cut, needed
 from pipelines.steps.base import Output
 
 Say = Callable[[str], None]
@@ -94,29 +94,20 @@ def execute(
 def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Progress) -> dict[str, list[Part]]:
     """Checkpoints first, each kept until the last that reads it is done; then all ends at once."""
     graph: Graph = dict(lowered.graph)
-    checkpoints = [stage for name, stage in staged.tables.items() if staged.plan.nodes[name].checkpoint]
+    checkpoints = [stages for name, stages in staged.tables.items() if staged.plan.nodes[name].checkpoint]
+    kept = [stage for stages in checkpoints for stage in stages]
     ends = {target: ending_keys(staged, lowered, target) for target in staged.targets}
-    final = {stage.key for target in staged.targets for stage in _until(staged.tables[target], checkpoints)}
-    jobs = [{s.key for s in _until(stage, checkpoints)} for stage in checkpoints]
-    for i, stage in enumerate(checkpoints):
-        graph.update(executor.persist(Table(graph, lowered.keys[stage.key], stage.schema, stage.key), progress))
-        needed = final.union(*jobs[i + 1 :])
-        for done in checkpoints[: i + 1]:
-            if done.key not in needed:
+    final = {stage.key for target in staged.targets for stage in needed(staged.tables[target], kept)}
+    jobs = [{s.key for stage in stages for s in needed(stage.upstreams, kept)} for stages in checkpoints]
+    for i, stages in enumerate(checkpoints):
+        graph.update(executor.persist(lowered.table(stages, graph), progress))
+        later = final.union(*jobs[i + 1 :])
+        for done in (stage for stages in checkpoints[: i + 1] for stage in stages):
+            if done.key not in later:
                 for key in lowered.keys[done.key]:
                     graph.pop(key, None)  # nothing else refers to it: its memory is free
     results = iter(executor.compute(graph, [key for target in staged.targets for key in ends[target]], progress))
     return {target: [next(results) for _ in ends[target]] for target in staged.targets}
-
-
-def _until(stage: Stage, checkpoints: Sequence[Stage]) -> list[Stage]:
-    """The stages that computing this one touches: back to the nearest checkpoints, those included."""
-    found = list[Stage]()
-    for current in reversed(ancestors(stage)):
-        found.append(current)
-        if current in checkpoints and current is not stage:
-            break
-    return found
 
 
 def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: str, head: int) -> Produced:

@@ -22,7 +22,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SURPRISES = (
-    (re.compile(r"(?i)(yes|no|on|off|y|n)"), "some YAML readers take it for a truth value: write true or false, or quote it"),
+    (re.compile(r"(?i)(yes|no|on|off)"), "some YAML readers take it for a truth value: write true or false, or quote it"),
     (re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*"), "some YAML readers take it for a number: drop the underscores, or quote it"),
     (re.compile(r"[-+]?(0[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+|0b[01]+)"), "YAML readers disagree on its base: write a plain decimal number, or quote it"),
     (re.compile(r"[-+]?[0-9]+(:[0-5]?[0-9])+"), "some YAML readers take it for a number in base 60: quote it"),

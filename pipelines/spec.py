@@ -44,7 +44,7 @@ class ExecutorOptions(BaseModel):
 class StepSpec:
     name: str
     step: Step
-    input: str | None
+    inputs: tuple[str, ...]
     checkpoint: bool
     options: Node
     place: Place
@@ -186,8 +186,8 @@ class _Reader:
             step, kept = self.step(name, body, place), self.checkpoint(body)
             kind = self.kind(body)
             roles[name] = KINDS[kind].role if kind else "table"
-            given = self.input(name, body, place, roles, node.value)
-            if step is not None and kind is not None:
+            given = self.inputs(name, body, place, roles, node.value)
+            if step is not None and kind is not None and given is not None:
                 assert isinstance(body.value, dict)
                 found.append(StepSpec(name, step, given, kept, body.value[kind], place))
         return tuple(found)
@@ -228,6 +228,8 @@ class _Reader:
         self.text(body.value.get("description"), "description")
         data = options.plain()
         if not isinstance(data, dict):
+            if data is None and not any(field.is_required() for field in cls.model_fields.values()):
+                return self.validated(cls, {}, options)
             if cls.shorthand is None or data is None:
                 wanted = "a mapping of options" if cls.shorthand is None else f"options or `{cls.shorthand}`"
                 self.add(
@@ -271,45 +273,50 @@ class _Reader:
                 remedy,
             )
 
-    def input(
+    def inputs(
         self, name: str, body: Node, place: Place, roles: dict[str, str], all_steps: Mapping[str, Node]
-    ) -> str | None:
-        """The step's input: what `from` names, else the nearest step above that gives a table."""
-        above = [other for other in roles if other != name]
+    ) -> tuple[str, ...] | None:
+        """The step's inputs: what `from` names, else the nearest step above that gives a table."""
+        tables = [other for other in roles if other != name and roles[other] != "sink"]
         node = body.value.get("from") if isinstance(body.value, dict) else None
+        kind = self.kind(body)
         if roles[name] == "source":
-            if node is not None and self.kind(body):
-                self.add(node.place, f"`{self.kind(body)}` is a source: it has no input", "remove `from`")
-            return None
+            if node is not None and kind:
+                self.add(node.place, f"`{kind}` is a source: it has no input", "remove `from`")
+            return ()
+        if kind and KINDS[kind].several:
+            if node is None or not isinstance(node.value, tuple) or len(node.value) < 2:
+                example = ", ".join((*tables, "prices", "more")[-2:] if len(tables) < 2 else tables[-2:])
+                self.add(node.place if node else place, f"`{kind}` takes several steps", f"write `from: [{example}]`")
+                return None
+            found = [self.input(name, each, tables, roles, all_steps) for each in node.value]
+            return None if None in found else tuple(each for each in found if each is not None)
         if node is None:
-            tables = [other for other in above if roles[other] != "sink"]
-            if not tables and self.kind(body):
+            if not tables and kind:
                 self.add(place, f"the step {name!r} has no input: no step above gives a table", "start with a `read`")
-            return tables[-1] if tables else None
+            return tuple(tables[-1:]) or None
+        one = self.input(name, node, tables, roles, all_steps)
+        return None if one is None else (one,)
+
+    def input(
+        self, name: str, node: Node, tables: list[str], roles: dict[str, str], all_steps: Mapping[str, Node]
+    ) -> str | None:
         if not isinstance(node.value, str):
-            self.add(
-                node.place,
-                f"`from` names one step, not {_shown(node)}",
-                f"for example `from: {above[-1] if above else 'prices'}`",
-            )
-            return None
-        if node.value == name:
+            example = f"for example `from: {tables[-1] if tables else 'prices'}`"
+            self.add(node.place, f"`from` names one step, not {_shown(node)}", example)
+        elif node.value == name:
             self.add(node.place, f"the step {name!r} reads from itself", "name a step above it")
-            return None
-        if node.value not in above:
-            if node.value in all_steps:
-                self.add(
-                    node.place,
-                    f"the step {node.value!r} stands below",
-                    "a step reads from steps above it: move one of them",
-                )
-            else:
-                self.add(node.place, f"unknown step {node.value!r}", did_you_mean(node.value, above))
-            return None
-        if roles[node.value] == "sink":
+        elif node.value not in roles and node.value in all_steps:
+            remedy = "a step reads from steps above it: move one of them"
+            self.add(node.place, f"the step {node.value!r} stands below", remedy)
+        elif node.value not in roles:
+            above = [other for other in roles if other != name]
+            self.add(node.place, f"unknown step {node.value!r}", did_you_mean(node.value, above))
+        elif roles[node.value] == "sink":
             self.add(node.place, f"the step {node.value!r} writes and gives no table", "name the step that it writes")
-            return None
-        return node.value
+        else:
+            return node.value
+        return None
 
     def checkpoint(self, body: Node) -> bool:
         node = body.value.get("checkpoint") if isinstance(body.value, dict) else None

@@ -73,6 +73,8 @@ BAD: list[tuple[str, ...]] = [
     (READ + "  u:\n    write: {path: '${run}.csv'}\n", "5: ${run} stands at the start"),
     (READ + "  u:\n    write: '${run}/a.csv'\n  v:\n    from: u\n    filter: Close > 0\n", "7:11 the step 'u' writes"),
     (READ + "  u:\n    write: '${run}/a.csv'\n  v:\n    from: t\n    write: {path: '${run}/a.csv'}\n", "8:19 the step 'u' writes to the same path"),
+    (READ + "  u:\n    write: '${run}/b/../a.csv'\n  v:\n    from: t\n    write: {path: '${run}/a.csv'}\n", "8:19 the step 'u' writes to the same path"),
+    (READ + "  u:\n    write: {path: out, format: csv, per_partition: true}\n  v:\n    from: t\n    write: {path: out/a.csv}\n", "8:19 the step 'u' writes to the same path"),
     ("steps:\n  t:\n    read: nothing/*.csv\n", "3:11 no file matches"),
     ("steps:\n  t:\n    read: {paht: a.csv}\n", "3:12 unknown option 'paht'", "3:11 the option 'path' is missing"),
     ("steps:\n  t:\n    read: 5\n", "3:11 `path`"),

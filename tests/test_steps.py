@@ -32,6 +32,7 @@ EXAMPLES = {
         "select Symbol, count(*) as days, fsum(Close) / count(Close) as mean_close, max(High) - min(Low) as range "
         "from t group by Symbol order by Symbol",
     ),
+    "distinct": (KINDS["distinct"].example, "select distinct Symbol from t"),
     "sort": (KINDS["sort"].example, "select * from t order by Volume desc, Date limit 3"),
 }
 
@@ -53,6 +54,8 @@ def test_every_kind_has_an_example_that_checks(pipeline: Make) -> None:
     for kind, step in KINDS.items():
         above = "" if step.role == "source" else "  STOCKS\n"
         example = step.example.replace("data/stocks", f"{ROOT}/data/stocks")
+        if step.several:
+            above, example = f"{above}  more:\n    filter: Close > 0\n", f"from: [stocks, more]\n    {example}"
         assert pipeline(f"{above}  it:\n    {example}\n").plan().nodes["it"].kind == kind
 
 

@@ -81,12 +81,29 @@ class Keyed(Operation):
 
     placement: ClassVar[Placement] = "by_key"
     keys: tuple[str, ...]
+    met: Schema | None = None
+    """Columns and types between `apply` and `finish`; None: those of the result."""
 
     def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
 
     def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.finish(self.apply(frame))
+
+
+class Appending(Operation):
+    """An operation on several inputs whose rows follow one another; `part` of each works on any rows by themselves."""
+
+    def part(self, index: int) -> Apply:
+        """What is done to the input of that index."""
+        raise NotImplementedError
+
+    def reads_of(self, index: int, wanted: Columns) -> Columns:
+        raise NotImplementedError
+
+    def together(self, frames: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
+        """The step on all rows at once."""
+        return pl.concat([self.part(i)(frame) for i, frame in enumerate(frames)])
 
 
 class Loader(Protocol):
@@ -164,9 +181,12 @@ class Problems:
 
 @dataclass(frozen=True)
 class Context:
-    """What a step may know beside its options: where relative paths start."""
+    """What a step may know beside its options and its first input's types."""
 
     root: Path
+    """Where relative paths start."""
+    inputs: tuple[tuple[str, Schema], ...] = ()
+    """Every input's name and types."""
 
 
 def _as_sql(value: object) -> object:
@@ -179,6 +199,14 @@ Sql = Annotated[str, BeforeValidator(_as_sql)]
 """SQL text; `one: 1` in YAML is a number, and means the same."""
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+"""Several columns, or one without brackets."""
+
+
 class Step(BaseModel):
     """A step kind is a subclass in a file of its own: its fields are the options."""
 
@@ -189,6 +217,8 @@ class Step(BaseModel):
     shorthand: ClassVar[str | None] = None
     """The option that is meant when a single value stands instead of a mapping."""
     role: ClassVar[Literal["source", "table", "sink"]] = "table"
+    several: ClassVar[bool] = False
+    """Whether `from` is a list of steps."""
     runs_python: ClassVar[bool] = False
     example: ClassVar[str]
 

@@ -56,7 +56,7 @@ class Write(Step):
                         f"the column {name!r} is {dtype_name(dtype)}, which CSV cannot hold",
                         "write Parquet, or drop it",
                     )
-        if RUN in self.path[len(RUN) :] or (self.path.startswith(RUN) and not self.path.startswith(RUN + "/")):
+        if RUN in self.path.removeprefix(RUN) or (self.path.startswith(RUN) and not self.path.startswith(RUN + "/")):
             problems.add(("path",), "${run} stands at the start of a path", "write ${run}/name.parquet")
         elif not self.path.startswith(RUN) and not self.overwrite and Path(path).exists():
             problems.add(
