@@ -15,7 +15,7 @@ A step is `name: {<kind>: <options>}`. Beside the kind stand the keys that every
 
 | key | meaning |
 |---|---|
-| `from` | the step whose table is the input; default: the nearest step above that gives a table |
+| `from` | the step whose table is the input (`union`: a list of them); default: the nearest step above that gives a table |
 | `checkpoint` | `memory` keeps the table in memory (Dask's `persist()`) until its last use |
 | `description` | text for people |
 """
@@ -30,7 +30,7 @@ def default(info: FieldInfo) -> str:
 
 def section(step: type[Step]) -> str:
     rows = [
-        f"| `{name}`{' (the short form)' if name == step.shorthand else ''} | {info.description} | {default(info)} |"
+        f"| `{info.alias or name}`{' (the short form)' if name == step.shorthand else ''} | {info.description} | {default(info)} |"
         for name, info in step.model_fields.items()
     ]
     if step.model_config.get("extra") == "allow":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.errors import ConfigError, Issue, PipelineError
+from pipelines.errors import ConfigError, Issue, PipelineError, did_you_mean, redacted
 from pipelines.pipeline import Pipeline, load
 from pipelines.spec import EXECUTORS
 from pipelines.stages import cut, describe
@@ -44,7 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _command(commands, "run", _run, "run a pipeline")
     run.add_argument(
-        "--executor", choices=EXECUTORS, help="where to run (default: the config's `executor:`, else local)"
+        "--executor",
+        type=_executor,
+        metavar="NAME",
+        help=f"where to run: {', '.join(EXECUTORS)} or tcp://host:8786 (default: the config's `executor:`, else local)",
     )
     run.add_argument("--to", metavar="STEP", help="run only up to this step and show its table")
     run.add_argument("--head", metavar="N", type=_count, default=10, help="rows to show of each result (default 10)")
@@ -66,7 +69,21 @@ def _command(
     command.add_argument(
         "-p", dest="params", metavar="NAME=VALUE", action="append", default=[], help="set a parameter of the config"
     )
+    command.add_argument(
+        "--overlay",
+        dest="overlays",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="YAML put over the config: mappings key by key, other values replace; several in this order",
+    )
     return command
+
+
+def _executor(text: str) -> str:
+    if text not in EXECUTORS and "://" not in text:
+        raise argparse.ArgumentTypeError(f"unknown executor {text!r}: {did_you_mean(text, EXECUTORS)}")
+    return text
 
 
 def _count(text: str) -> int:
@@ -83,11 +100,11 @@ def _loaded(options: argparse.Namespace) -> Pipeline:
         if not equals:
             raise ConfigError(Issue(f"-p {given}: this is not NAME=VALUE", "for example -p prices=data/*.csv"))
         params[name] = value
-    return load(options.config, params)
+    return load(options.config, params, options.overlays)
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(redacted(text), file=sys.stderr, flush=True)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -119,7 +136,7 @@ def _show(result: Result) -> None:
     from pipelines import report
 
     for produced in result.outputs.values():
-        print(f"\n{produced.step}:\n{report.table(produced.head, produced.rows)}")
+        print(f"\n{produced.step}:\n{redacted(report.table(produced.head, produced.rows))}")
         if produced.path is not None:
             print(f"written to {_near(produced.path)} ({size_text(produced.bytes)})")
     print("\nstage, partitions, time:")

@@ -34,6 +34,8 @@ class Program:
     reduction: Reduction | None
     schema: Schema
     input_schema: Schema
+    in_order: bool = False
+    """Whether the user's code looks at the rows."""
     loader: Loader | None = None
     columns: tuple[str, ...] = ()
 
@@ -71,7 +73,7 @@ class Program:
         for apply in applies:
             frame = apply(frame)
         try:
-            any_order = self.reduction is not None and self.reduction.any_order
+            any_order = self.reduction is not None and self.reduction.any_order and not self.in_order
             return kernel.collect(frame.select(list(self.schema)), self.schema, any_order=any_order)
         except DataError as error:
             raise DataError(*(Issue(f"in {self.where}: {i.message}", i.remedy) for i in error.issues)) from None
@@ -210,6 +212,7 @@ def lower(staged: Staged, *, shares_memory: bool = True, ending: Ending | None =
             reduction=stage.reduction,
             schema=stage.schema,
             input_schema=stage.upstreams[0].schema if stage.upstreams else {},
+            in_order=stage.runs_python,
             loader=stage.input.loader if stage.input else None,
             columns=stage.columns,
         )

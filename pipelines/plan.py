@@ -13,7 +13,8 @@ from typing import Any, Literal
 import polars as pl
 
 from pipelines import kernel
-from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean
+from pipelines.code import Function
+from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, redacted
 from pipelines.spec import Spec, StepSpec
 from pipelines.steps.base import Appending, Context, Input, Operation, Output, Problems
 from pipelines.types import Schema
@@ -32,8 +33,13 @@ class Node:
     checkpoint: bool
     identity: str
     """What the step means: equal for equal answers on equal input, whatever the names of steps and wherever it runs."""
-    runs_python: bool
+    functions: tuple[Function, ...]
+    """Of the user's, that it calls."""
     place: Place
+
+    @property
+    def runs_python(self) -> bool:
+        return bool(self.functions)
 
     @property
     def role(self) -> Literal["source", "table", "sink"]:
@@ -75,7 +81,7 @@ def make_plan(spec: Spec) -> Plan:
             continue  # its input has issues already
         above = [nodes[name] for name in step.inputs]
         problems = Problems(step.options)
-        context = Context(spec.root, tuple((node.name, node.schema) for node in above))
+        context = Context(spec.root, tuple((node.name, node.schema) for node in above), spec.folders)
         bound = step.step.bind(above[0].schema if above else {}, problems, context)
         if problems.issues:
             issues += problems.issues
@@ -100,7 +106,9 @@ def make_plan(spec: Spec) -> Plan:
 
 def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output) -> Node:
     schema = bound.schema if not isinstance(bound, Output) else above[0].schema
+    functions = () if isinstance(bound, Output) else bound.functions
     means: list[Any] = [step.step.kind, step.step.version, step.step.identity(), [node.identity for node in above]]
+    means.append([(str(function), function.digest) for function in functions])
     if isinstance(bound, Input):
         means += [bound.identity, [(name, repr(dtype)) for name, dtype in bound.schema.items()]]
     return Node(
@@ -111,7 +119,7 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output) 
         schema=schema,
         checkpoint=step.checkpoint,
         identity=digest(kernel.VERSION, means),
-        runs_python=step.step.runs_python,
+        functions=functions,
         place=step.place,
     )
 
@@ -126,9 +134,9 @@ def _meet(one: Output, other: Output) -> bool:
 
 
 def digest(*parts: Any) -> str:
-    """32 hexadecimal digits that name the parts' content."""
+    """32 hexadecimal digits that name the parts' content, secrets left out."""
     text = json.dumps(parts, sort_keys=False, default=str, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(redacted(text).encode(), digest_size=16).hexdigest()
 
 
 def witness(schema: Schema) -> pl.LazyFrame:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from pipelines.errors import ConfigError, Issue, Place, did_you_mean
-from pipelines.source import Node, parse_yaml, read_yaml, substitute
+from pipelines.params import merged, resolve
+from pipelines.source import Node, read_yaml, substitute
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
 
 M = TypeVar("M", bound=BaseModel)
 TOP = ("name", "description", "params", "executor", "steps")
 COMMON = ("from", "checkpoint", "description")
-EXECUTORS = ("serial", "threads", "local")
+EXECUTORS = ("serial", "threads", "processes", "local", "address")
 
 
 class ExecutorOptions(BaseModel):
@@ -25,15 +27,20 @@ class ExecutorOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
-    kind: Literal["serial", "threads", "local"] = Field("local", description="Where to run.")
+    kind: Literal["serial", "threads", "processes", "local", "address"] = Field("local", description="Where to run.")
     workers: int | None = Field(
-        None, ge=1, description="local: worker processes. Default: one, or one a core for Python steps."
+        None,
+        ge=1,
+        description="processes, local: worker processes. Default: one a core; local without Python steps: one in all.",
     )
     threads: int | None = Field(
-        None, ge=1, description="Threads (local: of each worker). Default: all cores, shared out."
+        None, ge=1, description="Threads (processes, local: of each worker). Default: all cores, shared out."
     )
     memory_limit: str | None = Field(
-        None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="local: of each worker, as 2GiB."
+        None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="processes, local: of each worker, as 2GiB."
+    )
+    address: str | None = Field(
+        None, pattern=r"^[a-z]+://.", description="address: of a running Dask scheduler, as tcp://host:8786."
     )
     dashboard_port: int = Field(
         8787, ge=0, le=65535, description="local: the dashboard's port; another one if it is taken."
@@ -60,11 +67,26 @@ class Spec:
     steps: tuple[StepSpec, ...]
     params: Mapping[str, Any]
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the project's modules are looked for: beside the config, then in the project."""
+        return tuple(dict.fromkeys((self.path.resolve().parent, self.root)))
 
-def load_spec(path: str | Path, params: Mapping[str, Any] | None = None) -> Spec:
-    """The config at `path` with `params` in place of its own. Raises ConfigError with every issue found."""
+
+def load_spec(path: str | Path, params: Mapping[str, Any] | None = None, overlays: Sequence[str | Path] = ()) -> Spec:
+    """The config at `path`, with overlays put over it and `params` in place of its own.
+
+    Raises ConfigError with every issue found.
+    """
     path = Path(path)
-    reader = _Reader(path, read_yaml(path, str(path)), params or {})
+    tree = read_yaml(path, str(path))
+    for each in overlays:
+        over = read_yaml(Path(each), str(each))
+        if not isinstance(over.value, dict):
+            what = f"an overlay is a mapping like the config, this is {_shown(over)}"
+            raise ConfigError(Issue(what, "write what changes under the same keys", over.place))
+        tree = merged(tree, over)
+    reader = _Reader(path, tree, params or {})
     spec = reader.spec()
     if spec is None or reader.issues:
         raise ConfigError(*sorted(reader.issues, key=lambda issue: (issue.place is None, issue.place)))
@@ -99,7 +121,9 @@ class _Reader:
             if key not in TOP:
                 self.add(place, f"unknown key {key!r}", did_you_mean(key, TOP))
         top = self.root.value
-        values = self.params(top.get("params"))
+        values = resolve(top.get("params"), self.given, self.issues)
+        if values is None:
+            return None
         top = {key: substitute(node, values, self.issues) for key, node in top.items() if key != "params"}
         name = self.text(top.get("name"), "name") or self.path.stem
         if not name.replace("-", "").replace("_", "").isalnum():
@@ -109,9 +133,13 @@ class _Reader:
         executor = ExecutorOptions()
         if "executor" in top:
             node = top["executor"]
-            data = {"kind": node.plain()} if isinstance(node.value, str) else node.plain()
+            data = node.plain()
+            if isinstance(data, str):
+                data = {"kind": "address", "address": data} if "://" in data else {"kind": data}
             if isinstance(data, dict):
                 executor = self.validated(ExecutorOptions, data, node) or executor
+                if executor.kind == "address" and executor.address is None:
+                    self.add(node.place, "no address is given", "add `address: tcp://host:8786`")
             else:
                 self.add(
                     node.place,
@@ -138,32 +166,6 @@ class _Reader:
             self.add(node.place, f"`{key}` must be a text, not {_shown(node)}", remedy)
             return ""
         return node.value
-
-    def params(self, node: Node | None) -> dict[str, Node]:
-        declared = dict[str, Node]()
-        if node is not None and node.value is not None:
-            if not isinstance(node.value, dict):
-                self.add(node.place, "`params` is a mapping", "write `params: {name: value}`")
-            else:
-                declared = dict(node.value)
-        given = {name: self.parameter(name, value, declared) for name, value in self.given.items()}
-        values = dict[str, Node]()
-        for name, value in declared.items():
-            if name == "run" or name.startswith("env:"):
-                assert node is not None
-                self.add(node.keys[name], f"{name!r} cannot name a parameter: ${{{name}}} has a meaning", "rename it")
-            values[name] = given[name] if name in given else substitute(value, values, self.issues)
-        return {**values, **given}
-
-    def parameter(self, name: str, given: Any, declared: Mapping[str, Node]) -> Node:
-        place = Place(f"-p {name}", 1, 1)
-        if name not in declared:
-            remedy = did_you_mean(name, declared) or "the config declares none"
-            self.issues.append(Issue(f"-p {name}: unknown parameter {name!r}", remedy))
-        try:
-            return parse_yaml(given, f"-p {name}") if isinstance(given, str) and given else _node(given, place)
-        except ConfigError:
-            return Node(given, place)
 
     def steps(self, node: Node | None) -> tuple[StepSpec, ...]:
         if node is None or node.value is None:
@@ -256,11 +258,11 @@ class _Reader:
         example = f"for example `{cls.example}`" if issubclass(cls, Step) else ""
         if found[0]["type"] == "extra_forbidden":
             where = node.keys.get(str(path[-1]), node.place)
-            self.add(where, f"unknown option {option!r}", did_you_mean(option, cls.model_fields))
+            self.add(where, f"unknown option {option!r}", did_you_mean(option, _options(cls)))
         elif found[0]["type"] == "missing":
             self.add(node.place, f"the option {option!r} is missing", example)
         else:
-            field = cls.model_fields.get(str(path[0])) if path else None
+            field = _options(cls).get(str(path[0])) if path else None
             remedy = (field.description if field else None) or example
             if isinstance(there.value, str) and found[0]["type"] in ("int_type", "bool_type", "float_type"):
                 remedy = _unquoted(there.value, found[0]["type"]) or remedy
@@ -334,14 +336,6 @@ class _Reader:
         return True
 
 
-def _node(value: Any, place: Place) -> Node:
-    if isinstance(value, Mapping):
-        return Node({k: _node(v, place) for k, v in value.items()}, place, dict.fromkeys(value, place))
-    if isinstance(value, list | tuple):
-        return Node(tuple(_node(v, place) for v in value), place)
-    return Node(value, place)
-
-
 _WANTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -352,6 +346,10 @@ _WANTED = {
     "dict_type": "a mapping",
     "string_too_long": "a text of one character",
 }
+
+
+def _options(cls: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 def _wanted(found: Any) -> str:

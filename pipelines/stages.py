@@ -88,6 +88,7 @@ class _Chain:
             program=(*self.program, apply),
             schema=schema,
             token=digest(self.token, node.identity, list(schema), index),
+            runs_python=self.runs_python or node.runs_python,
         )
 
     def close(self, reduction: Reduction | None = None, sink: Output | None = None) -> Stage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 
@@ -98,6 +99,13 @@ def widened(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
         units = {one.time_unit, other.time_unit}
         return pl.Datetime("us", one.time_zone) if units == {"ms", "us"} else None
     return None
+
+
+def as_pandas(frame: pl.DataFrame) -> Any:
+    """The same rows as a pandas.DataFrame with Arrow dtypes; numbers are not copied."""
+    import pandas as pd
+
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_pandas(types_mapper=pd.ArrowDtype)
 
 
 def size_text(count: float) -> str:

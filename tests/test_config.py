@@ -91,7 +91,7 @@ BAD: list[tuple[str, ...]] = [
     ("executor: {kind: local, memory: 2GB}\n" + READ, "1:25 unknown option 'memory'"),
     ("params: 3\n" + READ, "1:9 `params` is a mapping"),
     ("steps:\n  m:\n    map: {function: 'math:sqroot', items: [1]}\n", "3:21 math has no function 'sqroot'"),
-    ("steps:\n  m:\n    map: {function: 'nomodule:f', items: [1]}\n", "3:21 cannot import nomodule"),
+    ("steps:\n  m:\n    map: {function: 'nomodule:f', items: [1]}\n", "3:21 there is no module 'nomodule'"),
     ("steps:\n  m:\n    map: {function: 'math', items: [1]}\n", "3:21 `function`"),
     ("steps:\n  m:\n    map: {function: 'math:sqrt', items: [1, a]}\n", "3:41 the items are of several types"),
     ("steps:\n  m:\n    map: {function: 'math:sqrt', items: []}\n", "3: there are no items"),

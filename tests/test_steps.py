@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def test_the_example_equals_the_oracle_and_duckdb(pipeline: Make, kind: str, exe
     assert_frame_equal(answer.sort(order), reference.sort(order).cast(dict(answer.schema)), rel_tol=1e-12, abs_tol=0)
 
 
-def test_every_kind_has_an_example_that_checks(pipeline: Make) -> None:
+def test_every_kind_has_an_example_that_checks(pipeline: Make, project: Path) -> None:
+    shutil.copytree(ROOT / "examples", project / "examples")
     for kind, step in KINDS.items():
         above = "" if step.role == "source" else "  STOCKS\n"
         example = step.example.replace("data/stocks", f"{ROOT}/data/stocks")

@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from pipelines import expressions
+from pipelines.code import Function, FunctionError, find
 from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.source import Node
 from pipelines.types import Schema
@@ -33,6 +34,8 @@ class Operation:
 
     schema: Schema
     placement: ClassVar[Placement] = "anywhere"
+    functions: ClassVar[tuple[Function, ...]] = ()
+    """Of the user's, that it calls."""
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
@@ -128,6 +131,8 @@ class Input:
     sampled: Mapping[str, pl.DataType] = field(default_factory=dict)
     """Columns whose types were not declared but found in samples."""
     notes: tuple[str, ...] = ()
+    functions: tuple[Function, ...] = ()
+    """Of the user's, that the loader calls."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,14 @@ class Problems:
             self.add(path, str(error.message), error.remedy, error.offset)
             return None
 
+    def function(self, path: tuple[str | int, ...], text: str, context: Context) -> tuple[Function, Any] | None:
+        """The function that `module:function` names, as what travels and as what can be called here."""
+        try:
+            return find(text, context.folders)
+        except FunctionError as error:
+            self.add(path, error.message, error.remedy)
+            return None
+
 
 @dataclass(frozen=True)
 class Context:
@@ -187,6 +200,8 @@ class Context:
     """Where relative paths start."""
     inputs: tuple[tuple[str, Schema], ...] = ()
     """Every input's name and types."""
+    folders: tuple[Path, ...] = ()
+    """Where the project's modules are looked for."""
 
 
 def _as_sql(value: object) -> object:
@@ -219,7 +234,6 @@ class Step(BaseModel):
     role: ClassVar[Literal["source", "table", "sink"]] = "table"
     several: ClassVar[bool] = False
     """Whether `from` is a list of steps."""
-    runs_python: ClassVar[bool] = False
     example: ClassVar[str]
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | Input | Output | None:

@@ -2,21 +2,18 @@ from __future__ import annotations
 
 import datetime
 import glob
-import hashlib
-import importlib
 import inspect
 import math
-import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import Field
 
-from pipelines.errors import DataError, Issue, PipelineError, did_you_mean
+from pipelines.code import Function
+from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, redacted
 from pipelines.steps.base import Context, Input, Problems, Step
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
@@ -37,9 +34,7 @@ _ANNOTATIONS: dict[Any, pl.DataType] = {
 class Mapped:
     """Calls the function on a partition's items."""
 
-    module: str
-    name: str
-    root: str
+    function: Function
     arguments: Mapping[str, Any]
     schema: Schema
     single: bool
@@ -48,7 +43,7 @@ class Mapped:
     """Whether an item's error ends the run."""
 
     def scan(self, partition: Sequence[Any], columns: Sequence[str]) -> pl.LazyFrame:
-        function = load(self.module, self.name, self.root)
+        function = self.function.load()
         names = [name for name in self.schema if name not in ("item", "error")]
         data: dict[str, list[Any]] = {name: [] for name in self.schema}
         for item in partition:
@@ -65,10 +60,10 @@ class Mapped:
                     ": "
                 )
                 if self.stop:
-                    raise DataError(Issue(f"{self.module}:{self.name} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`")) from None  # fmt: skip
+                    raise DataError(Issue(f"{self.function} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`")) from None  # fmt: skip
                 values = {}
             data["item"].append(item)
-            data["error"].append(error)
+            data["error"].append(error and redacted(error))
             for name in names:
                 data[name].append(values.get(name))
         return pl.LazyFrame(data, schema=dict(self.schema)).select(columns)
@@ -84,24 +79,15 @@ def _fitted(name: str, value: Any, dtype: pl.DataType) -> Any:
         raise TypeError(f"{name} is {value!r:.60}, which is not {dtype_name(dtype)}") from None
 
 
-def load(module: str, name: str, root: str) -> Callable[..., Any]:
-    """The project's function; its modules are looked for in the project's root first."""
-    if root not in sys.path:
-        sys.path.insert(0, root)
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
-
-
 class Map(Step):
     """Call a Python function once for each item of a list, or for each file of a glob; the results are a table.
 
     Columns: `item`, then what the function returns (one value, by default named `result`, or a dict of columns), then `error`:
-    NULL, or what went wrong with that item. The function is named `module:function`; the module is found beside `pyproject.toml`.
+    NULL, or what went wrong with that item. The function is named `module:function`; the module is found beside the config or in the project's folder.
     """
 
     kind = "map"
     role = "source"
-    runs_python = True
     example: ClassVar[str] = 'map: {function: "math:isqrt", items: [10, 12, -14], returns: int64}'
 
     function: str = Field(
@@ -122,39 +108,19 @@ class Map(Step):
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Input | None:
         items, dtype = self._items(problems, context)
-        module, name = self.function.split(":")
-        function: Callable[..., Any] | None = None
-        try:
-            function = load(module, name, str(context.root))
-            inspect.signature(function)
-        except TypeError:
-            problems.add(("function",), f"{self.function} is not a function", "name a function")
-            function = None
-        except ValueError:
-            pass  # some functions written in C do not tell their signature
-        except ImportError as error:
-            problems.add(
-                ("function",), f"cannot import {module}: {error}", f"put {module.split('.')[0]}.py into {context.root}"
-            )
-        except AttributeError:
-            problems.add(
-                ("function",), f"{module} has no function {name!r}", did_you_mean(name, dir(sys.modules[module]))
-            )
-        except Exception as error:
-            problems.add(
-                ("function",), f"importing {module} failed: {type(error).__name__}: {error}", "mend the module"
-            )
+        found = problems.function(("function",), self.function, context)
+        function = found[1] if found else None
         if function is not None:
             self._arguments(function, items, problems)
         result = self._result(function, problems)
-        if problems.issues or result is None or dtype is None:
+        if problems.issues or result is None or dtype is None or found is None:
             return None
         out = {"item": dtype, **result, "error": pl.String()}
         single = not isinstance(self.returns, dict)
-        loader = Mapped(module, name, str(context.root), self.arguments, out, single, self.on_error == "stop")
+        loader = Mapped(found[0], self.arguments, out, single, self.on_error == "stop")
         size = max(1, math.ceil(len(items) / _MOST_PARTITIONS))
         partitions = tuple(tuple(items[i : i + size]) for i in range(0, len(items), size))
-        return Input(out, loader, partitions, (_code(function), tuple(items)))
+        return Input(out, loader, partitions, tuple(items), functions=(found[0],))
 
     def _items(self, problems: Problems, context: Context) -> tuple[list[Any], pl.DataType | None]:
         if (self.items is None) == (self.files is None):
@@ -213,12 +179,3 @@ class Map(Step):
             else:
                 out[name] = dtype
         return out
-
-
-def _code(function: Callable[..., Any] | None) -> str:
-    """What makes the function the same again: its module's source."""
-    try:
-        path = inspect.getsourcefile(function) if function else None
-    except TypeError:
-        path = None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else repr(function)
