@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.errors import ConfigError, PipelineError
 from pipelines.plan import Plan, make_plan
 from pipelines.spec import Spec, load_spec
 from pipelines.stages import cut
@@ -61,4 +62,11 @@ class Pipeline:
 
 def load(path: str | Path, params: Mapping[str, Any] | None = None) -> Pipeline:
     """The pipeline in a config file, with `params` in place of its own. Raises ConfigError with all issues."""
-    return Pipeline(load_spec(path, params))
+    spec, issues = load_spec(path, params)
+    if issues:
+        try:  # the steps without issues may have others when they meet the data
+            make_plan(spec)
+        except PipelineError as error:
+            issues += error.issues
+        raise ConfigError(*issues)
+    return Pipeline(spec)

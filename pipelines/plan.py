@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import polars as pl
@@ -79,6 +79,8 @@ def make_plan(spec: Spec) -> Plan:
             issues += problems.issues
             exit_code = max(exit_code, problems.exit_code) if exit_code != 2 else 2
             exit_code = 2 if problems.exit_code == 2 else exit_code
+            if step.step.keeps_columns and above is not None:
+                nodes[step.name] = replace(above, name=step.name)  # the steps below can still be checked
         elif bound is not None:
             node = _node(step, above, bound)
             if isinstance(bound, Output):

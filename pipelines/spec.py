@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -61,14 +61,17 @@ class Spec:
     params: Mapping[str, Any]
 
 
-def load_spec(path: str | Path, params: Mapping[str, Any] | None = None) -> Spec:
-    """The config at `path` with `params` in place of its own. Raises ConfigError with every issue found."""
+def load_spec(path: str | Path, params: Mapping[str, Any] | None = None) -> tuple[Spec, list[Issue]]:
+    """The config at `path` with `params` in place of its own, and every issue found; the spec has the steps without any.
+
+    Raises ConfigError when there is nothing to go on with.
+    """
     path = Path(path)
     reader = _Reader(path, read_yaml(path, str(path)), params or {})
     spec = reader.spec()
-    if spec is None or reader.issues:
-        raise ConfigError(*sorted(reader.issues, key=lambda issue: (issue.place is None, issue.place)))
-    return spec
+    if spec is None:
+        raise ConfigError(*reader.issues)
+    return spec, reader.issues
 
 
 def project_root(config: Path) -> Path:
@@ -95,12 +98,14 @@ class _Reader:
                 "start with `name: ...` and `steps:`",
             )
             return None
+        top = self.root.value
+        values = self.params(top.get("params"))
+        doubtful = any(issue.place for issue in self.issues)
+        top = {key: substitute(node, values, self.issues) for key, node in top.items() if key != "params"}
+        unclear = [issue.place for issue in self.issues if issue.place]
         for key, place in self.root.keys.items():
             if key not in TOP:
                 self.add(place, f"unknown key {key!r}", did_you_mean(key, TOP))
-        top = self.root.value
-        values = self.params(top.get("params"))
-        top = {key: substitute(node, values, self.issues) for key, node in top.items() if key != "params"}
         name = self.text(top.get("name"), "name") or self.path.stem
         if not name.replace("-", "").replace("_", "").isalnum():
             place = top["name"].place if "name" in top else self.root.place
@@ -118,7 +123,7 @@ class _Reader:
                     f"`executor` is one of {', '.join(EXECUTORS)} or a mapping of options, not {_shown(node)}",
                     f"options: {', '.join(ExecutorOptions.model_fields)}",
                 )
-        steps = self.steps(top.get("steps"))
+        steps = self.steps(top.get("steps"), unclear, doubtful)
         return Spec(
             name=name,
             description=self.text(top.get("description"), "description"),
@@ -165,7 +170,8 @@ class _Reader:
         except ConfigError:
             return Node(given, place)
 
-    def steps(self, node: Node | None) -> tuple[StepSpec, ...]:
+    def steps(self, node: Node | None, unclear: Sequence[Place], doubtful: bool) -> tuple[StepSpec, ...]:
+        """The steps without issues. unclear: where a reference failed; doubtful: a parameter's own value has issues."""
         if node is None or node.value is None:
             place = self.root.keys.get("steps", self.root.place)
             self.add(place, "there are no steps", "add `steps: {prices: {read: data/*.csv}}`")
@@ -179,15 +185,20 @@ class _Reader:
             return ()
         roles = dict[str, str]()
         found = list[StepSpec]()
+        starts = (*node.keys.values(), *self.root.keys.values())
         for name, body in node.value.items():
             place = node.keys[name]
+            end = min((start for start in starts if start > place), default=Place(f"{place.file}~", 1, 1))
+            sound = not any(place <= other < end for other in unclear)
+            sound &= not (doubtful and "${" in str(self.root.find(("steps", name)).plain()))
             if not name.isidentifier():
                 self.add(place, f"{name!r} cannot name a step", "use letters, digits and _, the first not a digit")
             step, kept = self.step(name, body, place), self.checkpoint(body)
             kind = self.kind(body)
             roles[name] = KINDS[kind].role if kind else "table"
+            told = len(self.issues)
             given = self.input(name, body, place, roles, node.value)
-            if step is not None and kind is not None:
+            if sound and step is not None and kind is not None and len(self.issues) == told:
                 assert isinstance(body.value, dict)
                 found.append(StepSpec(name, step, given, kept, body.value[kind], place))
         return tuple(found)

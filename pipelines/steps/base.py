@@ -190,6 +190,8 @@ class Step(BaseModel):
     """The option that is meant when a single value stands instead of a mapping."""
     role: ClassVar[Literal["source", "table", "sink"]] = "table"
     runs_python: ClassVar[bool] = False
+    keeps_columns: ClassVar[bool] = False
+    """Whether the columns are the input's, whatever the options."""
     example: ClassVar[str]
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | Input | Output | None:

@@ -56,6 +56,7 @@ class Sort(Step):
     """Put rows in order. Rows that are equal stay in the order they came in; NULL comes last, NaN after every number."""
 
     kind = "sort"
+    keeps_columns = True
     shorthand = "by"
     example: ClassVar[str] = "sort: {by: [Volume, Date], descending: [Volume], limit: 3}"
 
