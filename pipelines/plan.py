@@ -127,7 +127,9 @@ def witness(schema: Schema) -> pl.LazyFrame:
     counted = pl.Series([1, 1, None], dtype=pl.Int64)
     columns = dict[str, pl.Series]()
     for name, dtype in schema.items():
-        if isinstance(dtype, pl.Time | pl.Binary):
+        if dtype.is_nested():
+            columns[name] = pl.Series([None, None, None], dtype=dtype)
+        elif isinstance(dtype, pl.Time | pl.Binary):
             columns[name] = (
                 counted.cast(pl.Int64).cast(pl.Time)
                 if isinstance(dtype, pl.Time)

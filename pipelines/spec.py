@@ -15,8 +15,18 @@ from pipelines.steps import KINDS
 from pipelines.steps.base import Step
 
 M = TypeVar("M", bound=BaseModel)
-TOP = ("name", "description", "params", "executor", "steps")
-COMMON = ("from", "checkpoint", "description")
+TOP = {
+    "name": "The pipeline's name: letters, digits, - and _. Default: the file's name.",
+    "description": "Text for people.",
+    "params": "Values that `${name}` puts in; `-p name=value` replaces them.",
+    "executor": "Where to run when the command line does not say: a kind, or options.",
+    "steps": "The steps, by name, in order: each reads the table above it unless `from` says otherwise.",
+}
+COMMON = {
+    "from": "The step whose table is the input. Default: the nearest step above that gives a table.",
+    "checkpoint": "`memory` keeps the table in memory (Dask's `persist()`) until its last use.",
+    "description": "Text for people.",
+}
 EXECUTORS = ("serial", "threads", "local")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pipelines.plan import Node, Plan, digest
 from pipelines.steps.base import Apply, Columns, Input, Keyed, Operation, Output, Reduction
@@ -237,17 +237,3 @@ def ancestors(stage: Stage) -> list[Stage]:
         found.append(current)
         current = current.upstream
     return found[::-1]
-
-
-def describe(staged: Staged) -> list[dict[str, Any]]:
-    """The stages as plain data, for `pipelines plan`."""
-    return [
-        {
-            "stage": stage.name,
-            "exchange": stage.exchange.kind if stage.upstream else "read",
-            "from": stage.upstream.name if stage.upstream else None,
-            "partitions": stage.count,
-            "columns": list(stage.schema) if not stage.reduction else f"state of {stage.steps[-1]}",
-        }
-        for stage in staged.stages
-    ]

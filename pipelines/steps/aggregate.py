@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import polars as pl
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
 from pipelines.aggregates import FUNCTIONS, canonical
 from pipelines.expressions import ExpressionError, Typed
-from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step
+from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step, Texts
 from pipelines.types import Schema, dtype_name
 
 
@@ -142,12 +142,7 @@ class Aggregate(Step):
         "aggregate: {by: [Symbol], days: count(*), mean_close: avg(Close), range: max(High) - min(Low)}"
     )
 
-    by: list[str] = Field([], description="The key columns. NULL is a key like any other.")
-
-    @field_validator("by", mode="before")
-    @classmethod
-    def _one(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+    by: Texts = Field([], description="The key columns. NULL is a key like any other.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
         keys = list[tuple[str, pl.DataType]]()

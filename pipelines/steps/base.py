@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import polars as pl
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from pipelines import expressions
 from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.source import Node
-from pipelines.types import Schema
+from pipelines.types import NAMED, Schema
 
 Apply = Callable[[pl.LazyFrame], pl.LazyFrame]
 Columns = frozenset[str]
@@ -175,8 +175,21 @@ def _as_sql(value: object) -> object:
     return repr(value) if isinstance(value, int | float) else value
 
 
-Sql = Annotated[str, BeforeValidator(_as_sql)]
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+_SQL_SCHEMA = {"type": ["string", "number", "boolean"], "format": "sql"}
+_DTYPE_SCHEMA = {"anyOf": [{"enum": [*NAMED]}, {"type": "string", "pattern": r"[\[(]"}], "format": "type"}
+
+Sql = Annotated[str, BeforeValidator(_as_sql), WithJsonSchema(_SQL_SCHEMA)]
 """SQL text; `one: 1` in YAML is a number, and means the same."""
+
+Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+"""A list of texts, or one text by itself."""
+
+Dtype = Annotated[str, WithJsonSchema(_DTYPE_SCHEMA)]
+"""The name of a type: an editor proposes those without brackets."""
 
 
 class Step(BaseModel):
