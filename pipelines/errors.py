@@ -34,13 +34,14 @@ class Issue:
 
 
 class PipelineError(Exception):
-    """Issues that end a command; the class decides the exit code."""
+    """Issues that end a command, in the order of their places; the class decides the exit code."""
 
     exit_code = 1
 
     def __init__(self, *issues: Issue) -> None:
         super().__init__(*issues)
-        self.issues = tuple(replace(i, message=redacted(i.message), remedy=redacted(i.remedy)) for i in issues)
+        clean = (replace(i, message=redacted(i.message), remedy=redacted(i.remedy)) for i in issues)
+        self.issues = tuple(sorted(clean, key=lambda issue: (issue.place is None, issue.place)))
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.issues))

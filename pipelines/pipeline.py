@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.errors import ConfigError, PipelineError
 from pipelines.plan import Plan, make_plan
 from pipelines.spec import Spec, load_spec
 from pipelines.stages import cut
@@ -64,4 +65,11 @@ def load(path: str | Path, params: Mapping[str, Any] | None = None, overlays: Se
 
     Raises ConfigError with all issues.
     """
-    return Pipeline(load_spec(path, params, overlays))
+    spec, issues = load_spec(path, params, overlays)
+    if issues:
+        try:  # the steps without issues may have others when they meet the data
+            make_plan(spec)
+        except PipelineError as error:
+            issues += error.issues
+        raise ConfigError(*issues)
+    return Pipeline(spec)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +87,8 @@ def make_plan(spec: Spec) -> Plan:
             issues += problems.issues
             exit_code = max(exit_code, problems.exit_code) if exit_code != 2 else 2
             exit_code = 2 if problems.exit_code == 2 else exit_code
+            if step.step.keeps_columns and above:
+                nodes[step.name] = replace(above[0], name=step.name)  # the steps below can still be checked
         elif bound is not None:
             node = _node(step, above, bound)
             if isinstance(bound, Output):
@@ -144,7 +146,9 @@ def witness(schema: Schema) -> pl.LazyFrame:
     counted = pl.Series([1, 1, None], dtype=pl.Int64)
     columns = dict[str, pl.Series]()
     for name, dtype in schema.items():
-        if isinstance(dtype, pl.Time | pl.Binary):
+        if dtype.is_nested():
+            columns[name] = pl.Series([None, None, None], dtype=dtype)
+        elif isinstance(dtype, pl.Time | pl.Binary):
             columns[name] = (
                 counted.cast(pl.Int64).cast(pl.Time)
                 if isinstance(dtype, pl.Time)

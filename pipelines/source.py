@@ -322,3 +322,30 @@ def _moved(node: Node, place: Place) -> Node:
     if isinstance(node.value, tuple):
         return Node(tuple(map(move, node.value)), place)
     return Node(node.value, place)
+
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_()*<>=/+.-]*( [A-Za-z0-9_()*<>=/+.-]+)*")
+
+
+def scalar_text(text: str) -> str:
+    """The text as YAML, in blocks and in brackets: as it is where every reader takes it for this text, else in quotes."""
+    surprising = text.lower() in ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+    if _PLAIN.fullmatch(text) and not surprising:
+        return text
+    if text.isprintable() and '"' in text:
+        return "'" + text.replace("'", "''") + "'"
+    escaped = "".join(
+        char if char.isprintable() and char not in '"\\' else f"\\{char}" if char in '"\\' else _escape(char)
+        for char in text
+    )
+    return f'"{escaped}"'
+
+
+def _escape(char: str) -> str:
+    return (
+        f"\\x{ord(char):02x}"
+        if ord(char) < 256
+        else f"\\u{ord(char):04x}"
+        if ord(char) < 65536
+        else f"\\U{ord(char):08x}"
+    )

@@ -17,8 +17,18 @@ from pipelines.steps import KINDS
 from pipelines.steps.base import Step
 
 M = TypeVar("M", bound=BaseModel)
-TOP = ("name", "description", "params", "executor", "steps")
-COMMON = ("from", "checkpoint", "description")
+TOP = {
+    "name": "The pipeline's name: letters, digits, - and _. Default: the file's name.",
+    "description": "Text for people.",
+    "params": "Values that `${name}` puts in, or {type, default, choices}; `-p name=value` replaces them.",
+    "executor": "Where to run when the command line does not say: a kind, or options.",
+    "steps": "The steps, by name, in order: each reads the table above it unless `from` says otherwise.",
+}
+COMMON = {
+    "from": "The step whose table is the input; for some kinds a list of steps. Default: the nearest step above that gives a table.",
+    "checkpoint": "`memory` keeps the table in memory (Dask's `persist()`) until its last use.",
+    "description": "Text for people.",
+}
 EXECUTORS = ("serial", "threads", "processes", "local", "address")
 
 
@@ -73,10 +83,12 @@ class Spec:
         return tuple(dict.fromkeys((self.path.resolve().parent, self.root)))
 
 
-def load_spec(path: str | Path, params: Mapping[str, Any] | None = None, overlays: Sequence[str | Path] = ()) -> Spec:
-    """The config at `path`, with overlays put over it and `params` in place of its own.
+def load_spec(
+    path: str | Path, params: Mapping[str, Any] | None = None, overlays: Sequence[str | Path] = ()
+) -> tuple[Spec, list[Issue]]:
+    """The config at `path`, with overlays put over it and `params` in place of its own, and every issue found.
 
-    Raises ConfigError with every issue found.
+    The spec has the steps without any. Raises ConfigError when there is nothing to go on with.
     """
     path = Path(path)
     tree = read_yaml(path, str(path))
@@ -88,9 +100,9 @@ def load_spec(path: str | Path, params: Mapping[str, Any] | None = None, overlay
         tree = merged(tree, over)
     reader = _Reader(path, tree, params or {})
     spec = reader.spec()
-    if spec is None or reader.issues:
-        raise ConfigError(*sorted(reader.issues, key=lambda issue: (issue.place is None, issue.place)))
-    return spec
+    if spec is None:
+        raise ConfigError(*reader.issues)
+    return spec, reader.issues
 
 
 def project_root(config: Path) -> Path:
@@ -117,14 +129,16 @@ class _Reader:
                 "start with `name: ...` and `steps:`",
             )
             return None
-        for key, place in self.root.keys.items():
-            if key not in TOP:
-                self.add(place, f"unknown key {key!r}", did_you_mean(key, TOP))
         top = self.root.value
         values = resolve(top.get("params"), self.given, self.issues)
         if values is None:
             return None
+        doubtful = any(issue.place for issue in self.issues)
         top = {key: substitute(node, values, self.issues) for key, node in top.items() if key != "params"}
+        unclear = [issue.place for issue in self.issues if issue.place]
+        for key, place in self.root.keys.items():
+            if key not in TOP:
+                self.add(place, f"unknown key {key!r}", did_you_mean(key, TOP))
         name = self.text(top.get("name"), "name") or self.path.stem
         if not name.replace("-", "").replace("_", "").isalnum():
             place = top["name"].place if "name" in top else self.root.place
@@ -146,7 +160,7 @@ class _Reader:
                     f"`executor` is one of {', '.join(EXECUTORS)} or a mapping of options, not {_shown(node)}",
                     f"options: {', '.join(ExecutorOptions.model_fields)}",
                 )
-        steps = self.steps(top.get("steps"))
+        steps = self.steps(top.get("steps"), unclear, doubtful)
         return Spec(
             name=name,
             description=self.text(top.get("description"), "description"),
@@ -167,7 +181,8 @@ class _Reader:
             return ""
         return node.value
 
-    def steps(self, node: Node | None) -> tuple[StepSpec, ...]:
+    def steps(self, node: Node | None, unclear: Sequence[Place], doubtful: bool) -> tuple[StepSpec, ...]:
+        """The steps without issues. unclear: where a reference failed; doubtful: a parameter's own value has issues."""
         if node is None or node.value is None:
             place = self.root.keys.get("steps", self.root.place)
             self.add(place, "there are no steps", "add `steps: {prices: {read: data/*.csv}}`")
@@ -181,15 +196,20 @@ class _Reader:
             return ()
         roles = dict[str, str]()
         found = list[StepSpec]()
+        starts = (*node.keys.values(), *self.root.keys.values())
         for name, body in node.value.items():
             place = node.keys[name]
+            end = min((start for start in starts if start > place), default=Place(f"{place.file}~", 1, 1))
+            sound = not any(place <= other < end for other in unclear)
+            sound &= not (doubtful and "${" in str(self.root.find(("steps", name)).plain()))
             if not name.isidentifier():
                 self.add(place, f"{name!r} cannot name a step", "use letters, digits and _, the first not a digit")
             step, kept = self.step(name, body, place), self.checkpoint(body)
             kind = self.kind(body)
             roles[name] = KINDS[kind].role if kind else "table"
+            told = len(self.issues)
             given = self.inputs(name, body, place, roles, node.value)
-            if step is not None and kind is not None and given is not None:
+            if sound and step is not None and kind is not None and given is not None and len(self.issues) == told:
                 assert isinstance(body.value, dict)
                 found.append(StepSpec(name, step, given, kept, body.value[kind], place))
         return tuple(found)

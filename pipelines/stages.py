@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pipelines.plan import Node, Plan, digest
 from pipelines.steps.base import Appending, Apply, Columns, Input, Keyed, Operation, Output, Reduction
@@ -266,17 +266,3 @@ def needed(stages: Iterable[Stage], kept: Collection[Stage] = ()) -> list[Stage]
             if stage.key not in keys:
                 waiting += [(before, False) for before in reversed(stage.upstreams)]
     return found
-
-
-def describe(staged: Staged) -> list[dict[str, Any]]:
-    """The stages as plain data, for `pipelines plan`."""
-    return [
-        {
-            "stage": stage.name,
-            "exchange": stage.exchange.kind if stage.upstreams else "read",
-            "from": ", ".join(before.name for before in stage.upstreams) or None,
-            "partitions": stage.count,
-            "columns": list(stage.schema) if not stage.reduction else f"state of {stage.steps[-1]}",
-        }
-        for stage in staged.stages
-    ]

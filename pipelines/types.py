@@ -30,7 +30,8 @@ _NAMES: dict[str, pl.DataType] = {
     "duration": pl.Duration("us"),
 }
 _SPELLED = {repr(v): k for k, v in _NAMES.items()}
-DTYPES = (*_NAMES, "decimal(precision,scale)", "datetime[ms]", "datetime[ns]", "datetime[us,Europe/Berlin]")
+NAMED = tuple(_NAMES)
+DTYPES = (*NAMED, "decimal(precision,scale)", "datetime[ms]", "datetime[ns]", "datetime[us,Europe/Berlin]")
 
 
 def parse_dtype(name: str) -> pl.DataType | None:

@@ -201,10 +201,3 @@ def test_identity_is_meaning(project: Path) -> None:
     assert first == identity(
         READ.replace('"}', '", partitions: 3}') + "  u:\n    select: {columns: [Date, Open], cast: {Open: string}}\n"
     )
-
-
-def test_the_reference_is_up_to_date() -> None:
-    import runpy
-
-    made = runpy.run_path(str(ROOT / "docs/make_reference.py"))["reference"]()
-    assert (ROOT / "docs/steps.md").read_text() == made, "run python docs/make_reference.py"

@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
-from pipelines import ConfigError, DataError, load
+from pipelines import ConfigError, DataError, errors, load
 from pipelines.cli import main
 from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "_secrets", set[str]())
+
 
 STEPS = """steps:
   prices:

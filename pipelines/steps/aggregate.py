@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from pipelines.aggregates import FUNCTIONS, canonical
 from pipelines.expressions import ExpressionError, Typed
-from pipelines.steps.base import Apply, Columns, Context, Keyed, Names, Operation, Problems, Reduction, Sql, Step
+from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step, Texts
 from pipelines.types import Schema, dtype_name
 
 
@@ -142,7 +142,7 @@ class Aggregate(Step):
         "aggregate: {by: [Symbol], days: count(*), mean_close: avg(Close), range: max(High) - min(Low)}"
     )
 
-    by: Names = Field([], description="The key columns. NULL is a key like any other.")
+    by: Texts = Field([], description="The key columns. NULL is a key like any other.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
         keys = list[tuple[str, pl.DataType]]()

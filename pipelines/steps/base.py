@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import polars as pl
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from pipelines import expressions
 from pipelines.code import Function, FunctionError, find
 from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.source import Node
-from pipelines.types import Schema
+from pipelines.types import NAMED, Schema
 
 Apply = Callable[[pl.LazyFrame], pl.LazyFrame]
 Columns = frozenset[str]
@@ -210,16 +210,21 @@ def _as_sql(value: object) -> object:
     return repr(value) if isinstance(value, int | float) else value
 
 
-Sql = Annotated[str, BeforeValidator(_as_sql)]
-"""SQL text; `one: 1` in YAML is a number, and means the same."""
-
-
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Names = Annotated[list[str], BeforeValidator(_as_list)]
-"""Several columns, or one without brackets."""
+_SQL_SCHEMA = {"type": ["string", "number", "boolean"], "format": "sql"}
+_DTYPE_SCHEMA = {"anyOf": [{"enum": [*NAMED]}, {"type": "string", "pattern": r"[\[(]"}], "format": "type"}
+
+Sql = Annotated[str, BeforeValidator(_as_sql), WithJsonSchema(_SQL_SCHEMA)]
+"""SQL text; `one: 1` in YAML is a number, and means the same."""
+
+Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+"""A list of texts, or one text by itself."""
+
+Dtype = Annotated[str, WithJsonSchema(_DTYPE_SCHEMA)]
+"""The name of a type: an editor proposes those without brackets."""
 
 
 class Step(BaseModel):
@@ -234,6 +239,8 @@ class Step(BaseModel):
     role: ClassVar[Literal["source", "table", "sink"]] = "table"
     several: ClassVar[bool] = False
     """Whether `from` is a list of steps."""
+    keeps_columns: ClassVar[bool] = False
+    """Whether the columns are the input's, whatever the options."""
     example: ClassVar[str]
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | Input | Output | None:

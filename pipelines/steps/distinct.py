@@ -7,7 +7,7 @@ import polars as pl
 from pydantic import Field
 
 from pipelines.aggregates import canonical
-from pipelines.steps.base import Columns, Context, Names, Problems, Reduction, Step
+from pipelines.steps.base import Columns, Context, Problems, Reduction, Step, Texts
 from pipelines.types import Schema, dtype_name
 
 
@@ -39,7 +39,7 @@ class Distinct(Step):
     shorthand = "columns"
     example: ClassVar[str] = "distinct: Symbol"
 
-    columns: Names | None = Field(None, min_length=1, description="The columns to keep and to compare. Default: all.")
+    columns: Texts | None = Field(None, min_length=1, description="The columns to keep and to compare. Default: all.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Deduplicated | None:
         chosen = self.columns or list(schema)

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipelines.code import Function
 from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, redacted
-from pipelines.steps.base import Context, Input, Problems, Step
+from pipelines.steps.base import Context, Dtype, Input, Problems, Step
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
 _MOST_PARTITIONS = 1000
@@ -98,7 +98,7 @@ class Map(Step):
         None, description="A glob relative to the project, instead of `items`: each file's path is an item."
     )
     arguments: dict[str, Any] = Field({}, description="Further keyword arguments, the same for every item.")
-    returns: str | dict[str, str] | None = Field(
+    returns: Dtype | dict[str, Dtype] | None = Field(
         None,
         description="The type of what the function returns, or column: type for a dict. Default: its return annotation.",
     )

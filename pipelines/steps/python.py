@@ -13,7 +13,7 @@ from pydantic import Field
 from pipelines.aggregates import canonical
 from pipelines.code import Function
 from pipelines.errors import DataError, Issue, did_you_mean
-from pipelines.steps.base import Columns, Context, Keyed, Names, Operation, Problems, Step
+from pipelines.steps.base import Columns, Context, Dtype, Keyed, Operation, Problems, Step, Texts
 from pipelines.types import DTYPES, Schema, as_pandas, dtype_name, parse_dtype
 
 _GIVEN: dict[str, Callable[[pl.DataFrame], Any]] = {
@@ -182,11 +182,11 @@ class Python(Step):
     function: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="`module:function`; its first argument is the table."
     )
-    by: Names | None = Field(
+    by: Texts | None = Field(
         None, description="The key columns: one call for each group. []: one call on the whole table."
     )
     arguments: dict[str, Any] = Field({}, description="Further keyword arguments.")
-    columns: dict[str, str] | None = Field(None, alias="schema", description="Column: type of what it returns.")
+    columns: dict[str, Dtype] | None = Field(None, alias="schema", description="Column: type of what it returns.")
     like: Literal["input"] | None = Field(None, description="Instead of `schema`: input = columns and types as given.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:

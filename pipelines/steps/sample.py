@@ -6,7 +6,7 @@ from typing import ClassVar
 import polars as pl
 from pydantic import Field
 
-from pipelines.steps.base import Columns, Context, Names, Operation, Problems, Reduction, Step
+from pipelines.steps.base import Columns, Context, Operation, Problems, Reduction, Step, Texts
 from pipelines.types import Schema, dtype_name
 
 
@@ -67,7 +67,7 @@ class Sample(Step):
     fraction: float | None = Field(None, gt=0, le=1, description="About this part of the rows.")
     rows: int | None = Field(None, ge=1, le=10_000_000, description="Instead of `fraction`: exactly so many rows.")
     seed: int = Field(0, ge=0, lt=2**63, description="Another seed chooses other rows.")
-    by: Names | None = Field(
+    by: Texts | None = Field(
         None, min_length=1, description="The columns that decide, as an order's number. Default: all."
     )
 

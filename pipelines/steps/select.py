@@ -7,7 +7,7 @@ import polars as pl
 from pydantic import Field
 
 from pipelines.errors import did_you_mean
-from pipelines.steps.base import Columns, Context, Operation, Problems, Step
+from pipelines.steps.base import Columns, Context, Dtype, Operation, Problems, Step
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
 
@@ -39,7 +39,7 @@ class Select(Step):
     columns: list[str] | None = Field(None, description="The columns to keep, in this order. Default: all.")
     drop: list[str] = Field([], description="Columns to leave out.")
     rename: dict[str, str] = Field({}, description="Old name: new name.")
-    cast: dict[str, str] = Field({}, description="Column: type. A value that does not fit is an error; see TRY_CAST.")
+    cast: dict[str, Dtype] = Field({}, description="Column: type. A value that does not fit is an error; see TRY_CAST.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Selected | None:
         chosen = list(schema) if self.columns is None else self.columns
