@@ -1,12 +1,17 @@
-"""Writes what is made from the step classes, docs/steps.md and the JSON Schema: `python docs/make_reference.py`."""
+"""Writes what is made from the code, docs/steps.md, the JSON Schema and the picture in docs/: `python docs/make_reference.py`."""
 
 from pathlib import Path
 
-from pipelines import reference, schema
+from pipelines import drawing, load, reference, schema
+from pipelines.stages import cut
 
 ROOT = Path(__file__).parent.parent
-MADE = {"docs/steps.md": reference.markdown, "configs/pipelines.schema.json": schema.text}
+MADE = {
+    "docs/steps.md": reference.markdown,
+    "docs/stock_groupby.svg": lambda: drawing.svg(cut(load(ROOT / "configs/stock_groupby.yaml").plan())),
+    "configs/pipelines.schema.json": schema.text,
+}
 
 if __name__ == "__main__":
     for name, make in MADE.items():
-        (ROOT / name).write_text(make())
+        (ROOT / name).write_text(make(), encoding="utf-8")
