@@ -238,14 +238,14 @@ def _apart(layer: list[_Box], wanted: list[float]) -> list[float]:
 # Stages and steps
 
 
-def _items(staged: Staged, stage: Stage) -> list[tuple[Node, bool]]:
-    """(step, whether this stage is where it ends); where it does not, only a part of it runs here."""
-    return [(staged.plan.nodes[name], not explain.is_partial(staged, stage, name)) for name in stage.steps]
+def _items(staged: Staged, stage: Stage) -> list[tuple[Node, str]]:
+    """(step, what of it runs here when it does not end in this stage)."""
+    return [(staged.plan.nodes[name], explain.part(staged, stage, name)) for name in stage.steps]
 
 
 def _size(staged: Staged, stage: Stage) -> tuple[float, float]:
     items = _items(staged, stage)
-    height = sum(_NODE if whole else _PART for _, whole in items) + _GAP * (len(items) - 1)
+    height = sum(_PART if part else _NODE for _, part in items) + _GAP * (len(items) - 1)
     width = max(_width(staged, node) for node, _ in items)
     return width + 2 * _PAD, height + _HEAD + _PAD
 
@@ -280,19 +280,19 @@ def _stage(staged: Staged, number: int, stage: Stage, box: _Box) -> Iterator[str
         yield f'<text x="{x + box.width - _PAD:.1f}" y="{y + 17:.1f}" text-anchor="end">reads {columns}</text>'
     yield "</g>"
     y += _HEAD
-    for i, (node, whole) in enumerate(_items(staged, stage)):
+    for i, (node, part) in enumerate(_items(staged, stage)):
         if i:
             yield f'<g class="edge"><path class="line" d="M{box.x:.1f} {y - _GAP:.1f}V{y - 5:.1f}"/>{_head(box.x, y)}</g>'
         width = box.width - 2 * _PAD
-        if whole:
+        if not part:
             yield from _node(staged, node, x + _PAD, y, width)
         else:
             yield '<g class="part">'
             yield f"<title>{_xml(f'{node.name} begins here, in every partition; it ends below')}</title>"
             yield f'<rect x="{x + _PAD:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_PART}" rx="6"/>'
-            yield _text("", box.x, y + 16, _shortened(f"{node.name}, in part", width - 16, _SMALL))
+            yield _text("", box.x, y + 16, _shortened(f"{node.name}, {part}", width - 16, _SMALL))
             yield "</g>"
-        y += (_NODE if whole else _PART) + _GAP
+        y += (_PART if part else _NODE) + _GAP
 
 
 def _stage_title(stage: Stage) -> str:
