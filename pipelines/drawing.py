@@ -208,7 +208,7 @@ def _spread(layers: list[list[_Box]]) -> None:
         for box in layer:
             box.x = x + box.width / 2
             x += box.width + _BESIDE
-    for sweep in range(24):
+    for sweep in range(25):  # the last one goes down: what has one input stands straight below it
         down = sweep % 2 == 0
         for layer in layers if down else reversed(layers):
             wanted = []
