@@ -72,6 +72,8 @@ class _Box:
     x: float = 0.0
     """Of its centre."""
     y: float = 0.0
+    floor: float = 0.0
+    """The lower end of its layer."""
     above: list[_Box] = field(default_factory=list)
     below: list[_Box] = field(default_factory=list)
 
@@ -85,7 +87,7 @@ def svg(staged: Staged) -> str:
     spec = staged.plan.spec
     top = 2 * _MARGIN + (22 if spec.description else 0)
     for box in {id(box): box for route in [*routes.values(), boxes] for box in route}.values():
-        box.x, box.y = box.x - left + _MARGIN, box.y + top + 8
+        box.x, box.y, box.floor = box.x - left + _MARGIN, box.y + top + 8, box.floor + top + 8
     drawn = [part for i, stage in enumerate(stages) for part in _stage(staged, i, stage, boxes[i])]
     lines = [part for ends, route in routes.items() for part in _edge(staged, ends, route)]
     heading = _shortened(spec.name, 900, _TITLE), _shortened(spec.description, 900, _WORDS)
@@ -142,7 +144,7 @@ def _laid_out(boxes: list[_Box], edges: list[tuple[int, int]]) -> dict[tuple[int
         for layer in layers:
             tallest = max(box.height for box in layer)
             for box in layer:
-                box.x, box.y = box.x + left, y
+                box.x, box.y, box.floor = box.x + left, y, y + tallest
                 if box.stage is None:
                     box.height = tallest
             y += tallest + _LAYER
@@ -333,7 +335,8 @@ def _edge(staged: Staged, ends: tuple[int, int], route: list[_Box]) -> Iterator[
     above, stage = staged.stages[ends[0]], staged.stages[ends[1]]
     [exchange] = (exchange for other, exchange in explain.links(stage) if other is above)
     first, last = route[0], route[-1]
-    points = [(_port(first, first.below, route[1]), first.y + first.height)]
+    start = _port(first, first.below, route[1])
+    points = [(start, first.y + first.height), (start, first.floor)]  # bends only where there are no boxes
     for box in route[1:-1]:
         points += [(box.x, box.y), (box.x, box.y + box.height)]
     end = _port(last, last.above, route[-2])
