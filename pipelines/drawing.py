@@ -72,6 +72,8 @@ class _Box:
     x: float = 0.0
     """Of its centre."""
     y: float = 0.0
+    floor: float = 0.0
+    """The lower end of its layer."""
     above: list[_Box] = field(default_factory=list)
     below: list[_Box] = field(default_factory=list)
 
@@ -85,7 +87,7 @@ def svg(staged: Staged) -> str:
     spec = staged.plan.spec
     top = 2 * _MARGIN + (22 if spec.description else 0)
     for box in {id(box): box for route in [*routes.values(), boxes] for box in route}.values():
-        box.x, box.y = box.x - left + _MARGIN, box.y + top + 8
+        box.x, box.y, box.floor = box.x - left + _MARGIN, box.y + top + 8, box.floor + top + 8
     drawn = [part for i, stage in enumerate(stages) for part in _stage(staged, i, stage, boxes[i])]
     lines = [part for ends, route in routes.items() for part in _edge(staged, ends, route)]
     heading = _shortened(spec.name, 900, _TITLE), _shortened(spec.description, 900, _WORDS)
@@ -142,7 +144,7 @@ def _laid_out(boxes: list[_Box], edges: list[tuple[int, int]]) -> dict[tuple[int
         for layer in layers:
             tallest = max(box.height for box in layer)
             for box in layer:
-                box.x, box.y = box.x + left, y
+                box.x, box.y, box.floor = box.x + left, y, y + tallest
                 if box.stage is None:
                     box.height = tallest
             y += tallest + _LAYER
@@ -208,7 +210,7 @@ def _spread(layers: list[list[_Box]]) -> None:
         for box in layer:
             box.x = x + box.width / 2
             x += box.width + _BESIDE
-    for sweep in range(24):
+    for sweep in range(25):  # the last one goes down: what has one input stands straight below it
         down = sweep % 2 == 0
         for layer in layers if down else reversed(layers):
             wanted = []
@@ -238,14 +240,14 @@ def _apart(layer: list[_Box], wanted: list[float]) -> list[float]:
 # Stages and steps
 
 
-def _items(staged: Staged, stage: Stage) -> list[tuple[Node, bool]]:
-    """(step, whether this stage is where it ends); where it does not, only a part of it runs here."""
-    return [(staged.plan.nodes[name], not explain.is_partial(staged, stage, name)) for name in stage.steps]
+def _items(staged: Staged, stage: Stage) -> list[tuple[Node, str]]:
+    """(step, what of it runs here when it does not end in this stage)."""
+    return [(staged.plan.nodes[name], explain.part(staged, stage, name)) for name in stage.steps]
 
 
 def _size(staged: Staged, stage: Stage) -> tuple[float, float]:
     items = _items(staged, stage)
-    height = sum(_NODE if whole else _PART for _, whole in items) + _GAP * (len(items) - 1)
+    height = sum(_PART if part else _NODE for _, part in items) + _GAP * (len(items) - 1)
     width = max(_width(staged, node) for node, _ in items)
     return width + 2 * _PAD, height + _HEAD + _PAD
 
@@ -280,19 +282,19 @@ def _stage(staged: Staged, number: int, stage: Stage, box: _Box) -> Iterator[str
         yield f'<text x="{x + box.width - _PAD:.1f}" y="{y + 17:.1f}" text-anchor="end">reads {columns}</text>'
     yield "</g>"
     y += _HEAD
-    for i, (node, whole) in enumerate(_items(staged, stage)):
+    for i, (node, part) in enumerate(_items(staged, stage)):
         if i:
             yield f'<g class="edge"><path class="line" d="M{box.x:.1f} {y - _GAP:.1f}V{y - 5:.1f}"/>{_head(box.x, y)}</g>'
         width = box.width - 2 * _PAD
-        if whole:
+        if not part:
             yield from _node(staged, node, x + _PAD, y, width)
         else:
             yield '<g class="part">'
             yield f"<title>{_xml(f'{node.name} begins here, in every partition; it ends below')}</title>"
             yield f'<rect x="{x + _PAD:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_PART}" rx="6"/>'
-            yield _text("", box.x, y + 16, _shortened(f"{node.name}, in part", width - 16, _SMALL))
+            yield _text("", box.x, y + 16, _shortened(f"{node.name}, {part}", width - 16, _SMALL))
             yield "</g>"
-        y += (_NODE if whole else _PART) + _GAP
+        y += (_PART if part else _NODE) + _GAP
 
 
 def _stage_title(stage: Stage) -> str:
@@ -333,7 +335,8 @@ def _edge(staged: Staged, ends: tuple[int, int], route: list[_Box]) -> Iterator[
     above, stage = staged.stages[ends[0]], staged.stages[ends[1]]
     [exchange] = (exchange for other, exchange in explain.links(stage) if other is above)
     first, last = route[0], route[-1]
-    points = [(_port(first, first.below, route[1]), first.y + first.height)]
+    start = _port(first, first.below, route[1])
+    points = [(start, first.y + first.height), (start, first.floor)]  # bends only where there are no boxes
     for box in route[1:-1]:
         points += [(box.x, box.y), (box.x, box.y + box.height)]
     end = _port(last, last.above, route[-2])

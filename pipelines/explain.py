@@ -127,7 +127,7 @@ def _stage(staged: Staged, stage: Stage) -> dict[str, Any]:
         "steps": list(stage.steps),
         "partitions": stage.count,
         "columns": list(stage.schema),
-        "partial": stage.steps[-1] if is_partial(staged, stage, stage.steps[-1]) else None,
+        "partial": part(staged, stage, stage.steps[-1]),
         "from": [
             {"stage": upstream.name, "partitions": upstream.count, "exchange": exchange.kind, "keys": list(exchange.keys), "why": why(staged, stage, upstream, exchange)}
             for upstream, exchange in links(stage)
@@ -136,10 +136,12 @@ def _stage(staged: Staged, stage: Stage) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def is_partial(staged: Staged, stage: Stage, step: str) -> bool:
-    """Whether a later stage goes on with the step."""
+def part(staged: Staged, stage: Stage, step: str) -> str:
+    """What of the step happens in the stage when a later one goes on with it; empty when the step ends here."""
     later = staged.stages[staged.stages.index(stage) + 1 :]
-    return any(step in other.steps for other in later)
+    if not any(step in other.steps for other in later):
+        return ""
+    return "in part" if stage.program else "its rows"
 
 
 def why(staged: Staged, stage: Stage, upstream: Stage, exchange: Exchange) -> str:
@@ -147,13 +149,13 @@ def why(staged: Staged, stage: Stage, upstream: Stage, exchange: Exchange) -> st
     step = stage.steps[0]
     node = staged.plan.nodes[step]
     if exchange.kind == "tree":
-        return f"{step} combines its parts from {counted(upstream.count, 'partition')} in groups"
+        return f"{step} combines its parts, in groups"
     if exchange.kind == "hash":
         return f"{step} needs rows with the same {', '.join(exchange.keys)} together"
     if exchange.kind == "gather":
         if isinstance(node.bound, Output):
             return f"{step} writes one file"
-        if step in upstream.steps:
+        if step in upstream.steps and part(staged, upstream, step) == "in part":
             return f"{step} puts its partitions together, in order"
         return f"{step} needs all rows in one place, in order"
     last = upstream.steps[-1]
@@ -181,11 +183,11 @@ def as_text(facts: Mapping[str, Any]) -> str:
     passes = facts["passes"]
     lines += ["", "what the planner did"]
     lines += [f"  {line}" for line in _pass_lines(passes)]
-    lines += ["", "stages: each one runs as one query in every partition"]
-    numbers: dict[str, list[int]] = {}
+    lines += ["", "stages: the steps of each run as one query in every partition"]
+    numbers: dict[str, int] = {}
     for i, stage in enumerate(passes["stages"], 1):
-        lines += [f"  {i}. {line}" if not j else f"     {line}" for j, line in enumerate(_stage_lines(stage, numbers))]
-        numbers.setdefault(stage["stage"], []).append(i)
+        lines += _stage_lines(i, stage, numbers)
+        numbers[stage["stage"]] = i
     return "\n".join(lines)
 
 
@@ -202,13 +204,17 @@ def _step_lines(step: Mapping[str, Any], above: Mapping[str, Mapping[str, str]])
         if not step["path"].startswith(RUN):
             yield f"      to {step['path']}"
         return
-    if step["from"] and step["columns"] == above[step["from"][0]]:
-        yield f"      the columns of {step['from'][0]}"
-        return
-    width = max(map(len, step["columns"]), default=0)
+    columns: Mapping[str, str] = step["columns"]
+    if step["from"]:
+        before = above[step["from"][0]]
+        new = {name: dtype for name, dtype in columns.items() if before.get(name) != dtype}
+        if [name for name in columns if name in before] == list(before):
+            yield f"      the columns of {step['from'][0]}{', and' if new else ''}"
+            columns = new
+    width = max(map(len, columns), default=0)
+    kind = max(map(len, columns.values()), default=0)
     sampled = step.get("sampled", {})
-    kind = max(map(len, step["columns"].values()), default=0)
-    for name, dtype in step["columns"].items():
+    for name, dtype in columns.items():
         yield f"      {name:{width}}  {dtype:{kind}}{'  sampled' if name in sampled else ''}".rstrip()
     if sampled:
         types = ", ".join(f"{scalar_text(name)}: {scalar_text(dtype)}" for name, dtype in sampled.items())
@@ -225,32 +231,21 @@ def _pass_lines(passes: Mapping[str, Any]) -> Iterator[str]:
             "tested while reading" if found["pushed"] else "tested after reading: it needs what steps before it compute"
         )
         yield f"filters: {found['step']} is {how} ({found['source']})"
-    for stage in passes["stages"]:
-        if len(stage["steps"]) > 1:
-            yield f"fusion: {_joined(stage['steps'])} run as one query"
-        for link in stage["from"]:
-            if link["exchange"] != "none":
-                yield f"exchange: {link['exchange']}: {link['why']}"
-            else:
-                yield f"cut: before {stage['steps'][0]}: {link['why']}"
 
 
-def _stage_lines(stage: Mapping[str, Any], numbers: Mapping[str, list[int]]) -> Iterator[str]:
+def _stage_lines(number: int, stage: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
     steps = list(stage["steps"])
     if stage["partial"]:
-        steps[-1] += " (in part)"
-    yield f"{' + '.join(steps)}: {counted(stage['partitions'], 'partition')}"
+        steps[-1] += f" ({stage['partial']})"
+    yield f"{number:>3}. {' + '.join(steps)}: {counted(stage['partitions'], 'partition')}"
     for link in stage["from"]:
-        before, after, number = link["partitions"], stage["partitions"], numbers[link["stage"]][-1]
+        before, after, origin = link["partitions"], stage["partitions"], f"stage {numbers[link['stage']]}"
         keys = f" by {', '.join(link['keys'])}" if link["keys"] else ""
         if link["exchange"] == "none":
-            yield f"<- {'each partition' if after > 1 else 'the partition'} of stage {number}"
+            yield f"     <- {'each partition' if after > 1 else 'the partition'} of {origin}; a cut: {link['why']}"
         else:
-            yield f"<- {link['exchange']}{keys} of stage {number}: {before} to {counted(after, 'partition')}"
-
-
-def _joined(words: list[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}"
+            moved = f"{before} to {counted(after, 'partition')}"
+            yield f"     <- {link['exchange']}{keys} of {origin}, {moved}: {link['why']}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -26,7 +26,7 @@ _STEP_NAME = (
 def schema() -> Json:
     """The schema as plain data."""
     properties: Json = {
-        "name": _texts(pattern=r"^[^\s!-,./:-@\[-^`{-~]+$"),
+        "name": _texts(pattern=r"^[^\s!-,./:-@\[-^`{-~]*$"),
         "description": {"type": "string"},
         "params": {"type": ["object", "null"]},
         "executor": {"anyOf": [{"enum": [*EXECUTORS]}, {"type": "string", "pattern": "://"}, _model(ExecutorOptions)]},

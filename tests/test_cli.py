@@ -215,19 +215,45 @@ def test_plan(config: Path, project: Path, capsys: pytest.CaptureFixture[str]) -
         == """\
   columns: prices reads 3 of its 8 columns: Date, Open, Close
   filters: good is tested while reading (prices)
-  fusion: prices, good and by_date run as one query
-  exchange: tree: by_date combines its parts from 3 partitions in groups
-  cut: before out: by_date is kept in memory
 
-stages: each one runs as one query in every partition
+stages: the steps of each run as one query in every partition
   1. prices + good + by_date (in part): 3 partitions
   2. by_date: 1 partition
-     <- tree of stage 1: 3 to 1 partition
+     <- tree of stage 1, 3 to 1 partition: by_date combines its parts, in groups
   3. out: 1 partition
-     <- the partition of stage 2
+     <- the partition of stage 2; a cut: by_date is kept in memory
 """
     )
     assert list((project / "runs").iterdir()) == []
+
+
+def test_plan_of_several_branches(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "a.yaml").write_text(f"""steps:
+  prices: {{read: {{path: {STOCKS}, partitions: 4}}}}
+  more: {{derive: {{up: Close > Open, Volume: 1.5}}}}
+  medians: {{aggregate: {{by: Symbol, middle: median(Close)}}}}
+  ordered: {{from: more, sort: Date}}
+  parts: {{write: {{path: "${{run}}/a.parquet", per_partition: true}}}}
+""")
+    assert main(["plan", str(project / "a.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "      the columns of prices, and\n      Volume  float64\n      up      boolean\n" in out
+    assert (
+        out.split("in every partition\n")[1]
+        == """\
+  1. prices + more: 4 partitions
+  2. medians (its rows): 4 partitions
+     <- each partition of stage 1; a cut: more is read by several steps
+  3. medians (in part): 4 partitions
+     <- hash by Symbol of stage 2, 4 to 4 partitions: medians needs rows with the same Symbol together
+  4. medians: 1 partition
+     <- gather of stage 3, 4 to 1 partition: medians puts its partitions together, in order
+  5. ordered (its rows): 4 partitions
+     <- each partition of stage 1; a cut: more is read by several steps
+  6. ordered + parts: 1 partition
+     <- gather of stage 5, 4 to 1 partition: ordered needs all rows in one place, in order
+"""
+    )
 
 
 def test_plan_as_data(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +265,7 @@ def test_plan_as_data(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert passes["columns"] == [{"step": "prices", "reads": ["Date", "Open", "Close"], "of": 8}]
     assert passes["filters"] == [{"step": "good", "source": "prices", "pushed": True}]
     first, second, third = passes["stages"]
-    assert (first["steps"], first["partial"], first["from"]) == (["prices", "good", "by_date"], "by_date", [])
+    assert (first["steps"], first["partial"], first["from"]) == (["prices", "good", "by_date"], "in part", [])
     assert [link["exchange"] for link in (*second["from"], *third["from"])] == ["tree", "none"]
     assert third["writes"] == "parquet"
 

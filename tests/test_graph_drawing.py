@@ -131,6 +131,10 @@ def test_nothing_lies_on_anything_else(
         assert (route[0], route[-1]) == (boxes[start], boxes[end])
         for above, below_it in itertools.pairwise(route):
             assert above.y + above.height < below_it.y
+        for above, below_it in itertools.pairwise(route):  # between them an edge bends: there is no box
+            left, right = sorted((above.x, below_it.x))
+            near = [box for box in boxes if box.x + box.width / 2 > left and box.x - box.width / 2 < right]
+            assert all(box.y + box.height <= above.floor or box.y >= below_it.y for box in near)
         for passed in route[1:-1]:  # beside every box of its layer
             for box in boxes:
                 if box.y == passed.y:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import runpy
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ import yaml
 
 from pipelines import schema
 from pipelines.cli import main
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, PipelineError
+from pipelines.pipeline import load
 from pipelines.source import parse_yaml
 from pipelines.spec import COMMON, TOP
 from pipelines.steps import KINDS
 from tests.language_server import LanguageServer, installed
+from tests.test_bad_configs import LARGE, mutated
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
@@ -143,6 +146,24 @@ def test_bad_configs_of_the_wrong_form() -> None:
             tried += 1
             assert complaints(config), path.name
     assert tried > 70
+
+
+def test_what_check_accepts_the_schema_accepts(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    chance, path, accepted = random.Random(7), tmp_path / "large.yaml", 0
+    for _ in range(150):
+        text = mutated(LARGE, chance)
+        path.write_text(text)
+        try:
+            load(path).plan()
+        except PipelineError:
+            continue
+        config = parse_yaml(text, "f").plain()
+        if text != LARGE and "None" not in str(config):  # options may be null: nothing proposes that
+            accepted += 1
+            assert complaints(config) == [], text
+    assert accepted > 20
 
 
 # An editor
