@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.errors import ConfigError, Issue, PipelineError
+from pipelines.errors import ConfigError, Issue, MachineError, PipelineError
 from pipelines.pipeline import Pipeline, load
 from pipelines.spec import EXECUTORS
 from pipelines.stages import cut, describe
@@ -53,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--keep", action="store_true", help="keep the cluster and its dashboard up until Ctrl-C (local)")
     _command(commands, "check", _check, "check a config completely; runs nothing")
+    race = _command(commands, "race", _race, "run a pipeline on each executor: equal answers, and what each costs")
+    race.add_argument("--executors", metavar="A,B,...", help="which ones, the first to begin (default: all that need no address)")  # fmt: skip
+    race.add_argument("--repeat", metavar="N", type=int, default=3, help="runs on each (default 3); the medians count")
+    race.add_argument("-o", dest="output", type=Path, metavar="FILE", help="write the chart here, as SVG")
     _command(commands, "plan", _plan, "show what each step will produce, and how it will run")
     return parser
 
@@ -76,14 +80,18 @@ def _count(text: str) -> int:
     return value
 
 
-def _loaded(options: argparse.Namespace) -> Pipeline:
+def _params(options: argparse.Namespace) -> dict[str, str]:
     params = dict[str, str]()
     for given in options.params:
         name, equals, value = given.partition("=")
         if not equals:
             raise ConfigError(Issue(f"-p {given}: this is not NAME=VALUE", "for example -p prices=data/*.csv"))
         params[name] = value
-    return load(options.config, params)
+    return params
+
+
+def _loaded(options: argparse.Namespace) -> Pipeline:
+    return load(options.config, _params(options))
 
 
 def _say(text: str) -> None:
@@ -131,6 +139,23 @@ def _show(result: Result) -> None:
 
 def _near(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _race(options: argparse.Namespace) -> None:
+    from pipelines import race
+
+    executors = options.executors.split(",") if options.executors else race.RACED
+    chart: Path | None = options.output
+    try:
+        if chart is not None:
+            chart.touch()  # known before the race, not after it
+        found = race.race(options.config, _params(options), executors=executors, repeat=options.repeat, say=_say)
+        print(race.text(found))
+        if chart is not None:
+            chart.write_text(race.svg(found), encoding="utf-8")
+            print(f"chart: {chart}")
+    except OSError as error:
+        raise MachineError(Issue(f"cannot write {chart}: {error.strerror}", "name another file with -o")) from None
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -44,6 +44,7 @@ class Local:
         processes = workers is not None or memory_limit is not None or python
         self.workers = workers or (CPU_COUNT if python else 1)
         self.threads = threads or max(1, CPU_COUNT // self.workers)
+        self.slots = self.workers * self.threads
         self.processes, self.memory_limit, self.port, self.report = processes, memory_limit, dashboard_port, report
         self.shares_memory = not processes
         self.dashboard: str | None = None
