@@ -142,6 +142,14 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     )
     run.add_argument("--keep", action="store_true", help="keep the cluster and its dashboard up until Ctrl-C (local)")
 
+    race = command(
+        "race", _race, "run a pipeline on each executor: equal answers, and what each costs", "pipelines race configs/squares.yaml -o race.svg"
+    )  # fmt: skip
+    _config(race)
+    race.add_argument("--executors", metavar="A,B,...", help="which ones, the first to begin (default: all that need no address)")  # fmt: skip
+    race.add_argument("--repeat", metavar="N", type=int, default=3, help="runs on each (default 3); the medians count")
+    race.add_argument("-o", dest="output", type=Path, metavar="FILE", help="write the chart here, as SVG")
+
     steps = command("steps", _steps, "list the kinds of steps, or explain one", "pipelines steps aggregate")
     steps.add_argument("kind", metavar="KIND", nargs="?", help="a kind: its documentation, options and an example")
 
@@ -327,6 +335,23 @@ def _steps(options: argparse.Namespace) -> None:
     from pipelines import reference
 
     print(reference.listed() if options.kind is None else reference.explained(options.kind))
+
+
+def _race(options: argparse.Namespace) -> None:
+    from pipelines import race
+
+    executors = options.executors.split(",") if options.executors else race.RACED
+    chart: Path | None = options.output
+    try:
+        if chart is not None:
+            chart.touch()  # known before the race, not after it
+        found = race.race(options.config, _params(options), executors=executors, repeat=options.repeat, say=_say)
+        print(race.text(found))
+        if chart is not None:
+            chart.write_text(race.svg(found), encoding="utf-8")
+            print(f"chart: {chart}")
+    except OSError as error:
+        raise MachineError(Issue(f"cannot write {chart}: {error.strerror}", "name another file with -o")) from None
 
 
 def _schema(options: argparse.Namespace) -> None:

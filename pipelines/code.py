@@ -114,8 +114,11 @@ def find(text: str, folders: Sequence[Path]) -> tuple[Function, Callable[..., An
         raise FunctionError(f"importing {module} failed: {type(error).__name__}: {error}", "mend the module") from None
     if inspect.isclass(loaded) or not hasattr(loaded, "__call__"):  # noqa: B004 - mypy knows that it is callable
         raise FunctionError(f"{text} is not a function", "name a function")
-    if inspect.iscoroutinefunction(loaded):
-        raise FunctionError(f"{text} is an async function", "name a plain function")
+    if inspect.iscoroutinefunction(loaded) or inspect.isasyncgenfunction(loaded):
+        remedy = "write a plain function: `def f(item): return asyncio.run(g(item))`"
+        raise FunctionError(f"{text} is async, and nothing waits for it", remedy)
+    if inspect.isgeneratorfunction(loaded):
+        raise FunctionError(f"{text} yields", "return what it makes")
     return function, loaded
 
 

@@ -21,6 +21,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _SURPRISES = (
     (re.compile(r"(?i)(yes|no|on|off)"), "some YAML readers take it for a truth value: write true or false, or quote it"),
     (re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*"), "some YAML readers take it for a number: drop the underscores, or quote it"),
@@ -233,6 +234,8 @@ def _plain(text: str) -> Scalar:
         return False
     if _INT.fullmatch(text):
         return int(text)
+    if _NOT_FINITE.fullmatch(text):
+        return float(text.replace(".", "", 1))
     return float(text) if _FLOAT.fullmatch(text) else text
 
 

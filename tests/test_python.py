@@ -213,7 +213,7 @@ def test_what_functions_do_wrong_in_other_processes(pipeline: Make, functions: P
         ("function: funktions:doubled, like: input", "7:24 there is no module 'funktions'"),
         ("function: functions:number, like: input", "7:24 functions:number is not a function"),
         ("function: functions:Table, like: input", "7:24 functions:Table is not a function"),
-        ("function: functions:later, like: input", "7:24 functions:later is an async function"),
+        ("function: functions:later, like: input", "7:24 functions:later is async"),
         ("function: functions:bare, like: input", "7:24 the kind of table that functions:bare takes is not known"),
         ("function: functions:doubled, like: input, arguments: {time: 2}", "7:67 functions:doubled(table"),
         ("function: functions, like: input", "7:24 `function` must be"),

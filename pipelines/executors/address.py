@@ -26,8 +26,7 @@ class Address(Cluster):
     @property
     def described(self) -> str:
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        threads = sum(worker["nthreads"] for worker in workers.values())
-        return f"the cluster at {self.address} ({len(workers)} worker{'s' * (len(workers) != 1)}, {threads} threads)"
+        return f"the cluster at {self.address} ({len(workers)} worker{'s' * (len(workers) != 1)}, {self.slots} threads)"
 
     def __enter__(self) -> Address:
         try:
@@ -39,6 +38,8 @@ class Address(Cluster):
             raise MachineError(problem) from None
         try:
             self._compare()
+            workers = self.client.scheduler_info(n_workers=-1)["workers"]
+            self.slots = sum(worker["nthreads"] for worker in workers.values())
             register_serializers()
             self.dashboard = answering(self.client.dashboard_link)
         except BaseException:

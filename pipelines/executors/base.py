@@ -46,6 +46,8 @@ class Executor(AbstractContextManager["Executor"], Protocol):
     """Opened as a context manager; whatever it opens is closed at the end, on errors and Ctrl-C too."""
 
     kind: ClassVar[str]
+    slots: int
+    """Tasks at once."""
     shares_memory: bool
     """Whether all tasks run in this process."""
     dashboard: str | None

@@ -24,6 +24,7 @@ class Serial:
     """One task after another; Polars uses all cores within each."""
 
     kind: ClassVar[str] = "serial"
+    slots = 1
     shares_memory = True
     dashboard: str | None = None
 
@@ -68,8 +69,8 @@ class Threads(Serial):
     kind: ClassVar[str] = "threads"
 
     def __init__(self, threads: int | None) -> None:
-        self.count = threads or CPU_COUNT
-        self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="pipelines")
+        self.slots = threads or CPU_COUNT
+        self.pool = ThreadPoolExecutor(self.slots, thread_name_prefix="pipelines")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -78,7 +79,7 @@ class Threads(Serial):
 
     @property
     def described(self) -> str:
-        return f"threads ({self.count})"
+        return f"threads ({self.slots})"
 
     def get(self, graph: Graph, keys: list[Key]) -> list[Any]:
         return list(dask.threaded.get(graph, keys, pool=self.pool))

@@ -41,6 +41,7 @@ class Local(Cluster):
         self.watching = ExitStack()
         self.workers = workers or (CPU_COUNT if processes else 1)
         self.threads = threads or max(1, CPU_COUNT // self.workers)
+        self.slots = self.workers * self.threads
         self.processes, self.memory_limit, self.port, self.report = processes, memory_limit, dashboard_port, report
         self.shares_memory = not processes
 
