@@ -11,7 +11,7 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-TYPED = $(wildcard pipelines benchmarks data/make_stocks.py)
+TYPED = $(wildcard pipelines benchmarks examples data/make_stocks.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help install run-local test test-k8s check format bench lock clean

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean
+from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
 from pipelines.pipeline import Pipeline, load
 from pipelines.spec import EXECUTORS
 from pipelines.types import size_text
@@ -130,7 +130,10 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     )  # fmt: skip
     _config(run)
     run.add_argument(
-        "--executor", choices=EXECUTORS, help="where to run (default: the config's `executor:`, else local)"
+        "--executor",
+        type=_executor,
+        metavar="NAME",
+        help=f"where to run: {', '.join(EXECUTORS)} or tcp://host:8786 (default: the config's `executor:`, else local)",
     )
     run.add_argument("--to", metavar="STEP", help="run only up to this step and show its table; writes nothing")
     run.add_argument("--head", metavar="N", type=_count, default=10, help="rows to show of each result (default: 10)")
@@ -138,6 +141,14 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         "--performance-report", action="store_true", help="save Dask's performance report in the run's folder (local)"
     )
     run.add_argument("--keep", action="store_true", help="keep the cluster and its dashboard up until Ctrl-C (local)")
+
+    race = command(
+        "race", _race, "run a pipeline on each executor: equal answers, and what each costs", "pipelines race configs/squares.yaml -o race.svg"
+    )  # fmt: skip
+    _config(race)
+    race.add_argument("--executors", metavar="A,B,...", help="which ones, the first to begin (default: all that need no address)")  # fmt: skip
+    race.add_argument("--repeat", metavar="N", type=int, default=3, help="runs on each (default 3); the medians count")
+    race.add_argument("-o", dest="output", type=Path, metavar="FILE", help="write the chart here, as SVG")
 
     steps = command("steps", _steps, "list the kinds of steps, or explain one", "pipelines steps aggregate")
     steps.add_argument("kind", metavar="KIND", nargs="?", help="a kind: its documentation, options and an example")
@@ -157,6 +168,20 @@ def _config(command: _Parser, many: bool = False) -> None:
         "-p", dest="params", metavar="NAME=VALUE", action="append", default=[],
         help="set a parameter of the config; may stand several times",
     )  # fmt: skip
+    command.add_argument(
+        "--overlay",
+        dest="overlays",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="YAML put over the config: mappings key by key, other values replace; several in this order",
+    )
+
+
+def _executor(text: str) -> str:
+    if text not in EXECUTORS and "://" not in text:
+        raise argparse.ArgumentTypeError(f"unknown executor {text!r}: {did_you_mean(text, EXECUTORS)}")
+    return text
 
 
 def _count(text: str) -> int:
@@ -183,11 +208,11 @@ def _params(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _loaded(options: argparse.Namespace) -> Pipeline:
-    return load(options.config, _params(options))
+    return load(options.config, _params(options), options.overlays)
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(redacted(text), file=sys.stderr, flush=True)
 
 
 def _near(path: Path) -> Path:
@@ -227,7 +252,7 @@ def _check(options: argparse.Namespace) -> int:
     params, found, codes = _params(options), list[tuple[Path, Sequence[Issue]]](), set[int]()
     for config in options.config:
         try:
-            plan = load(config, params).plan()
+            plan = load(config, params, options.overlays).plan()
         except PipelineError as error:
             codes.add(error.exit_code)
             found.append((config, error.issues))
@@ -251,14 +276,14 @@ def _plan(options: argparse.Namespace) -> None:
 
     plan = _loaded(options).plan()
     facts = explain.facts(cut(plan))
-    print(explain.as_json(facts) if options.format == "json" else explain.as_text(facts))
+    print(redacted(explain.as_json(facts) if options.format == "json" else explain.as_text(facts)))
 
 
 def _graph(options: argparse.Namespace) -> None:
     from pipelines import drawing
     from pipelines.stages import cut
 
-    svg = drawing.svg(cut(_loaded(options).plan()))
+    svg = redacted(drawing.svg(cut(_loaded(options).plan())))
     if options.output == "-":
         print(svg, end="")
         return
@@ -296,7 +321,7 @@ def _show(result: Result) -> None:
     from pipelines import report
 
     for produced in result.outputs.values():
-        print(f"\n{produced.step}:\n{report.table(produced.head, produced.rows)}")
+        print(f"\n{produced.step}:\n{redacted(report.table(produced.head, produced.rows))}")
         if produced.path is not None:
             print(f"written to {_near(produced.path)} ({size_text(produced.bytes)})")
     print("\nstage, partitions, time:")
@@ -310,6 +335,23 @@ def _steps(options: argparse.Namespace) -> None:
     from pipelines import reference
 
     print(reference.listed() if options.kind is None else reference.explained(options.kind))
+
+
+def _race(options: argparse.Namespace) -> None:
+    from pipelines import race
+
+    executors = options.executors.split(",") if options.executors else race.RACED
+    chart: Path | None = options.output
+    try:
+        if chart is not None:
+            chart.touch()  # known before the race, not after it
+        found = race.race(options.config, _params(options), executors=executors, repeat=options.repeat, say=_say)
+        print(race.text(found))
+        if chart is not None:
+            chart.write_text(race.svg(found), encoding="utf-8")
+            print(f"chart: {chart}")
+    except OSError as error:
+        raise MachineError(Issue(f"cannot write {chart}: {error.strerror}", "name another file with -o")) from None
 
 
 def _schema(options: argparse.Namespace) -> None:

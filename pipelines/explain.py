@@ -56,18 +56,14 @@ def _scalar(value: Scalar) -> str:
 
 def links(stage: Stage) -> list[tuple[Stage, Exchange]]:
     """The stages that this one takes its partitions from, and how."""
-    return [(stage.upstream, stage.exchange)] if stage.upstream is not None else []
-
-
-def inputs(node: Node) -> list[str]:
-    return [node.input] if node.input is not None else []
+    return [(before, stage.exchange) for before in stage.upstreams]
 
 
 def _step(plan: Plan, node: Node) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "step": node.name,
         "kind": node.kind,
-        "from": inputs(node),
+        "from": list(node.inputs),
         "options": summary(plan, node.name),
         "columns": {name: dtype_name(dtype) for name, dtype in node.schema.items()},
         "checkpoint": "memory" if node.checkpoint else None,

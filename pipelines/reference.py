@@ -49,7 +49,7 @@ def explained(kind: str) -> str:
     lines = [f"{kind} ({_ROLES[cls.role]})", ""]
     for paragraph in documented(cls).split("\n\n"):
         lines += [*textwrap.wrap(paragraph, 100), ""]
-    lines += ["example:", "  name:", f"    {cls.example}", "", "options:"]
+    lines += ["example:", "  name:", *["    from: [prices, more]"] * cls.several, f"    {cls.example}", "", "options:"]
     for name, meaning, dtype, default in _options(cls):
         lines.append(f"  {name}: {dtype}" + (f"; {default}" if default else ""))
         lines += textwrap.wrap(meaning, 94, initial_indent="      ", subsequent_indent="      ")
@@ -77,7 +77,8 @@ def _options(cls: type[Step]) -> list[tuple[str, str, str, str]]:
     """(name, meaning, type, default) of each option."""
     made = cls.model_json_schema().get("properties", {})
     found = [
-        (name, info.description or "", _type(made[name]), _default(info)) for name, info in cls.model_fields.items()
+        (info.alias or name, info.description or "", _type(made[info.alias or name]), _default(info))
+        for name, info in cls.model_fields.items()
     ]
     if cls.model_config.get("extra") == "allow":
         found.append(("any other name", ANY_NAME, "SQL", ""))
@@ -117,8 +118,10 @@ def _section(cls: type[Step]) -> str:
     rows = ["| option | type | meaning | default |", "|---|---|---|---|"]
     for name, meaning, dtype, default in _options(cls):
         short = " (the short form)" if name == cls.shorthand else ""
-        shown = f"`{name}`" if name in cls.model_fields else name
+        shown = name if meaning == ANY_NAME else f"`{name}`"
         value = default.removeprefix("default ")
         value = value if value in ("", "required") else f"`{value}`"
         rows.append(f"| {shown}{short} | {dtype.replace('|', chr(92) + '|')} | {meaning} | {value} |")
-    return "\n".join([f"## {cls.kind}", "", documented(cls), "", f"```yaml\nname:\n  {cls.example}\n```", "", *rows])
+    origin = "  from: [prices, more]\n" if cls.several else ""
+    example = f"```yaml\nname:\n{origin}  {cls.example}\n```"
+    return "\n".join([f"## {cls.kind}", "", documented(cls), "", example, "", *rows])

@@ -29,7 +29,7 @@ def schema() -> Json:
         "name": _texts(pattern=r"^[^\s!-,./:-@\[-^`{-~]*$"),
         "description": {"type": "string"},
         "params": {"type": ["object", "null"]},
-        "executor": {"anyOf": [{"enum": [*EXECUTORS]}, _model(ExecutorOptions)]},
+        "executor": {"anyOf": [{"enum": [*EXECUTORS]}, {"type": "string", "pattern": "://"}, _model(ExecutorOptions)]},
         "steps": {
             "type": "object",
             "minProperties": 1,
@@ -60,7 +60,7 @@ def text() -> str:
 def _step() -> Json:
     """One kind with its options, and the keys that all steps take."""
     common: Json = {
-        "from": {"type": "string"},
+        "from": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 2}]},
         "checkpoint": {"enum": ["memory"]},
         "description": {"type": "string"},
     }
@@ -72,6 +72,10 @@ def _step() -> Json:
         "properties": kinds | {key: _about(key, COMMON[key]) | value for key, value in common.items()},
         "oneOf": [{"required": [kind], "errorMessage": f"a step has one kind: {', '.join(KINDS)}"} for kind in KINDS],
         "dependencies": {
+            **{
+                kind: {"properties": {"from": {"type": "array" if cls.several else "string"}}}
+                for kind, cls in KINDS.items()
+            },
             **{kind: {"properties": {"from": False}} for kind, cls in KINDS.items() if cls.role == "source"},
             **{kind: {"properties": {"checkpoint": False}} for kind, cls in KINDS.items() if cls.role == "sink"},
         },
@@ -89,6 +93,8 @@ def _kind(cls: type[Step]) -> Json:
     forms = [options]
     if cls.shorthand is not None:
         forms.insert(0, options["properties"][cls.shorthand])
+    if "required" not in options and cls.model_config.get("extra") != "allow":
+        forms.append({"type": "null"})
     return {**_about(cls.kind, documented(cls)), "examples": [example], "anyOf": [*forms, _REFERENCE]}
 
 
@@ -107,14 +113,15 @@ def _model(cls: type[Any]) -> Json:
 def _field(name: str, field: Json) -> Json:
     about = _about(name, field.get("description", ""))
     about |= {"default": field["default"]} if field.get("default") not in (None, [], {}) else {}
-    return about | _open({key: value for key, value in field.items() if key not in ("description", "default", "title")})
+    made = {key: value for key, value in field.items() if key not in ("description", "default", "title")}
+    return about | _open(made, null=field.get("default") is not None)
 
 
-def _open(made: Json) -> Json:
-    """The schema with ${name} allowed wherever a value that is not any text stands; without null, which nobody writes."""
+def _open(made: Json, null: bool = False) -> Json:
+    """The schema with ${name} allowed wherever a value that is not any text stands; `null` only where it is no default."""
     made = {key: value for key, value in made.items() if key != "title"}
     if "anyOf" in made:
-        members = [_open(member) for member in made["anyOf"] if member != {"type": "null"}]
+        members = [_open(member) for member in made["anyOf"] if null or member != {"type": "null"}]
         flat = [inner for member in members for inner in member.get("anyOf", [member])]
         unique = [member for i, member in enumerate(flat) if member not in flat[:i]]
         if any(member.get("type") == "string" and len(member) == 1 for member in unique):

@@ -14,15 +14,16 @@ from typing import Any
 
 import yaml
 
-from pipelines.errors import ConfigError, Issue, Place, did_you_mean
+from pipelines.errors import ConfigError, Issue, Place, did_you_mean, keep_secret
 
 Scalar = None | bool | int | float | str
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _SURPRISES = (
-    (re.compile(r"(?i)(yes|no|on|off|y|n)"), "some YAML readers take it for a truth value: write true or false, or quote it"),
+    (re.compile(r"(?i)(yes|no|on|off)"), "some YAML readers take it for a truth value: write true or false, or quote it"),
     (re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*"), "some YAML readers take it for a number: drop the underscores, or quote it"),
     (re.compile(r"[-+]?(0[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+|0b[01]+)"), "YAML readers disagree on its base: write a plain decimal number, or quote it"),
     (re.compile(r"[-+]?[0-9]+(:[0-5]?[0-9])+"), "some YAML readers take it for a number in base 60: quote it"),
@@ -233,11 +234,13 @@ def _plain(text: str) -> Scalar:
         return False
     if _INT.fullmatch(text):
         return int(text)
+    if _NOT_FINITE.fullmatch(text):
+        return float(text.replace(".", "", 1))
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
 def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> Node:
-    """The tree with `${name}` and `${env:NAME}` put in; `$${` is a plain `${`; `${run}` stays for the run to fill.
+    """The tree with `${name}`, `${env:NAME}` and `${secret:NAME}` put in; `$${` is a plain `${`; `${run}` stays for the run to fill.
 
     A scalar that is one reference takes the parameter's type; inside a longer text it becomes text.
     """
@@ -273,6 +276,12 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
                     Issue(f"the environment variable {name[4:]!r} is not set", f"export {name[4:]}=...", place)
                 )
             return found or ""
+        if name.startswith("secret:"):
+            if (secret := _secret(name[7:])) is None:
+                remedy = f"export {name[7:]}=..., or put it into the file {_secret_file(name[7:])}"
+                issues.append(Issue(f"the secret {name[7:]!r} is not set", remedy, place))
+            keep_secret(secret or "")
+            return secret or ""
         if name not in values:
             issues.append(Issue(f"unknown parameter {name!r}", _remedy(name, values), place))
             return ""
@@ -287,6 +296,20 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     return replace(node, value=_REFERENCE.sub(text_of, node.value), lines=())
+
+
+def _secret_file(name: str) -> Path:
+    return Path(os.environ.get("PIPELINES_SECRETS", "/run/secrets")) / Path(name).name
+
+
+def _secret(name: str) -> str | None:
+    """From the environment, else from a file of that name."""
+    if name in os.environ:
+        return os.environ[name]
+    try:
+        return _secret_file(name).read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _remedy(name: str, values: Mapping[str, Node]) -> str:

@@ -131,7 +131,7 @@ def try_yaml(block: Block, folder: Path) -> None:
     assert isinstance(node, dict), block
     keys = set(node)
     if "steps" not in keys:  # a part of a config: of `steps`, of a step, or beside `steps`
-        reading = "steps:\n  prices: {read: data/stocks/*.csv}\n"
+        reading = "steps:\n  prices: {read: data/stocks/*.csv}\n  more: {filter: Close > 1}\n"
         if any(isinstance(step.value, dict) and step.value.keys() & set(KINDS) for step in node.values()):
             text = reading + textwrap.indent(text, "  ")
         elif keys & set(KINDS):

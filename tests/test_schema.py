@@ -63,7 +63,7 @@ def test_it_has_every_key_kind_and_option() -> None:
     assert set(made["definitions"]["step"]["properties"]) == {*KINDS, *COMMON}
     for kind, cls in KINDS.items():
         [options] = [form for form in made["definitions"][kind]["anyOf"] if "properties" in form]
-        assert set(options["properties"]) == set(cls.model_fields)
+        assert set(options["properties"]) == {field.alias or name for name, field in cls.model_fields.items()}
         assert all(field["description"] for field in options["properties"].values())
         assert made["definitions"][kind]["description"]
         assert made["definitions"][kind]["examples"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from dask._task_spec import DataNode
 from dask.callbacks import Callback
 from dask.system import CPU_COUNT
 
+from pipelines.code import Code
 from pipelines.executors.base import Clock, Progress
 from pipelines.graph import Graph, Key, Table
 
@@ -22,6 +24,7 @@ class Serial:
     """One task after another; Polars uses all cores within each."""
 
     kind: ClassVar[str] = "serial"
+    slots = 1
     shares_memory = True
     dashboard: str | None = None
 
@@ -36,6 +39,15 @@ class Serial:
     @property
     def described(self) -> str:
         return "serial"
+
+    def reaches(self, folder: Path) -> None:
+        return None
+
+    def ship(self, codes: Iterable[Code]) -> None:
+        return None  # what made the plan has it
+
+    def finished(self) -> None:
+        return None
 
     def get(self, graph: Graph, keys: list[Key]) -> list[Any]:
         return list(dask.local.get_sync(graph, keys))
@@ -57,8 +69,8 @@ class Threads(Serial):
     kind: ClassVar[str] = "threads"
 
     def __init__(self, threads: int | None) -> None:
-        self.count = threads or CPU_COUNT
-        self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="pipelines")
+        self.slots = threads or CPU_COUNT
+        self.pool = ThreadPoolExecutor(self.slots, thread_name_prefix="pipelines")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -67,7 +79,7 @@ class Threads(Serial):
 
     @property
     def described(self) -> str:
-        return f"threads ({self.count})"
+        return f"threads ({self.slots})"
 
     def get(self, graph: Graph, keys: list[Key]) -> list[Any]:
         return list(dask.threaded.get(graph, keys, pool=self.pool))

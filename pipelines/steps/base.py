@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from pipelines import expressions
+from pipelines.code import Function, FunctionError, find
 from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.source import Node
 from pipelines.types import NAMED, Schema
@@ -33,6 +34,8 @@ class Operation:
 
     schema: Schema
     placement: ClassVar[Placement] = "anywhere"
+    functions: ClassVar[tuple[Function, ...]] = ()
+    """Of the user's, that it calls."""
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
@@ -81,12 +84,29 @@ class Keyed(Operation):
 
     placement: ClassVar[Placement] = "by_key"
     keys: tuple[str, ...]
+    met: Schema | None = None
+    """Columns and types between `apply` and `finish`; None: those of the result."""
 
     def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
 
     def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.finish(self.apply(frame))
+
+
+class Appending(Operation):
+    """An operation on several inputs whose rows follow one another; `part` of each works on any rows by themselves."""
+
+    def part(self, index: int) -> Apply:
+        """What is done to the input of that index."""
+        raise NotImplementedError
+
+    def reads_of(self, index: int, wanted: Columns) -> Columns:
+        raise NotImplementedError
+
+    def together(self, frames: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
+        """The step on all rows at once."""
+        return pl.concat([self.part(i)(frame) for i, frame in enumerate(frames)])
 
 
 class Loader(Protocol):
@@ -111,6 +131,8 @@ class Input:
     sampled: Mapping[str, pl.DataType] = field(default_factory=dict)
     """Columns whose types were not declared but found in samples."""
     notes: tuple[str, ...] = ()
+    functions: tuple[Function, ...] = ()
+    """Of the user's, that the loader calls."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +183,25 @@ class Problems:
             self.add(path, str(error.message), error.remedy, error.offset)
             return None
 
+    def function(self, path: tuple[str | int, ...], text: str, context: Context) -> tuple[Function, Any] | None:
+        """The function that `module:function` names, as what travels and as what can be called here."""
+        try:
+            return find(text, context.folders)
+        except FunctionError as error:
+            self.add(path, error.message, error.remedy)
+            return None
+
 
 @dataclass(frozen=True)
 class Context:
-    """What a step may know beside its options: where relative paths start."""
+    """What a step may know beside its options and its first input's types."""
 
     root: Path
+    """Where relative paths start."""
+    inputs: tuple[tuple[str, Schema], ...] = ()
+    """Every input's name and types."""
+    folders: tuple[Path, ...] = ()
+    """Where the project's modules are looked for."""
 
 
 def _as_sql(value: object) -> object:
@@ -195,14 +230,15 @@ Dtype = Annotated[str, WithJsonSchema(_DTYPE_SCHEMA)]
 class Step(BaseModel):
     """A step kind is a subclass in a file of its own: its fields are the options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     shorthand: ClassVar[str | None] = None
     """The option that is meant when a single value stands instead of a mapping."""
     role: ClassVar[Literal["source", "table", "sink"]] = "table"
-    runs_python: ClassVar[bool] = False
+    several: ClassVar[bool] = False
+    """Whether `from` is a list of steps."""
     keeps_columns: ClassVar[bool] = False
     """Whether the columns are the input's, whatever the options."""
     example: ClassVar[str]

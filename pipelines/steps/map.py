@@ -2,25 +2,26 @@ from __future__ import annotations
 
 import datetime
 import glob
-import hashlib
-import importlib
 import inspect
 import math
-import sys
+import os
+import threading
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import Field
 
-from pipelines.errors import DataError, Issue, PipelineError, did_you_mean
+from pipelines.code import Function
+from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, redacted
 from pipelines.steps.base import Context, Dtype, Input, Problems, Step
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
-_MOST_PARTITIONS = 1000
+_MOST_PARTITIONS = 256  # more than a machine's threads; a task more costs a cluster a millisecond
+_LEAST, _MOST = -(2**63), 2**63 - 1
 _ANNOTATIONS: dict[Any, pl.DataType] = {
     bool: pl.Boolean(),
     int: pl.Int64(),
@@ -37,9 +38,7 @@ _ANNOTATIONS: dict[Any, pl.DataType] = {
 class Mapped:
     """Calls the function on a partition's items."""
 
-    module: str
-    name: str
-    root: str
+    function: Function
     arguments: Mapping[str, Any]
     schema: Schema
     single: bool
@@ -48,66 +47,99 @@ class Mapped:
     """Whether an item's error ends the run."""
 
     def scan(self, partition: Sequence[Any], columns: Sequence[str]) -> pl.LazyFrame:
-        function = load(self.module, self.name, self.root)
+        function = self.function.load()
         names = [name for name in self.schema if name not in ("item", "error")]
         data: dict[str, list[Any]] = {name: [] for name in self.schema}
         for item in partition:
             values, error = dict[str, Any](), None
             try:
-                result = function(item, **self.arguments)
-                values = {names[0]: result} if self.single else dict(result)
-                if strange := set(values) - set(names):
-                    raise TypeError(f"returned {', '.join(map(repr, sorted(strange)))}, which `returns` does not name")
-                for name in names:
-                    values[name] = _fitted(name, values.get(name), self.schema[name])
-            except (Exception, SystemExit) as problem:
-                error = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}".rstrip(
-                    ": "
-                )
-                if self.stop:
-                    raise DataError(Issue(f"{self.module}:{self.name} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`")) from None  # fmt: skip
-                values = {}
+                values = self.columns(function(item, **self.arguments), names)
+            except BaseException as problem:  # a panic, a sys.exit(): uncaught, they end a worker
+                if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    raise  # Ctrl-C
+                error = _told(problem)
+            if error is not None and self.stop:  # outside `except`: the problem itself need not be fit to travel
+                raise DataError(Issue(f"{self.function} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`"))  # fmt: skip
             data["item"].append(item)
-            data["error"].append(error)
+            data["error"].append(error and redacted(error))
             for name in names:
                 data[name].append(values.get(name))
         return pl.LazyFrame(data, schema=dict(self.schema)).select(columns)
+
+    def columns(self, result: Any, names: Sequence[str]) -> dict[str, Any]:
+        """What the function returned, column by column. Raises TypeError where it does not fit `returns`."""
+        if self.single:
+            return {names[0]: _fitted(names[0], result, self.schema[names[0]])}
+        if not isinstance(result, Mapping):
+            raise TypeError(f"returned {result!r:.60}, not a dict of {', '.join(names)}")
+        if strange := result.keys() - set(names):
+            raise TypeError(f"returned {', '.join(sorted(map(repr, strange)))}, which `returns` does not name")
+        if missing := [name for name in names if name not in result]:
+            raise TypeError(f"returned no {', '.join(map(repr, missing))}: return None for NULL")
+        return {name: _fitted(name, result[name], self.schema[name]) for name in names}
 
     def diagnose(self, partition: Any, columns: Sequence[str], error: Exception) -> PipelineError | None:
         return None
 
 
-def _fitted(name: str, value: Any, dtype: pl.DataType) -> Any:
+def _told(problem: BaseException) -> str:
+    """The problem's class and the first line of what it says."""
     try:
-        return pl.Series([value], dtype=dtype, strict=True)[0]
-    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        said = str(problem).strip()
+    except Exception:
+        said = ""
+    return f"{type(problem).__name__}: {said.splitlines()[0]}" if said else type(problem).__name__
+
+
+def _fitted(name: str, value: Any, dtype: pl.DataType) -> Any:
+    """The value as Polars keeps it. Raises TypeError when it is of another type or does not fit."""
+    plain = _plain(value)
+    try:
+        if dtype.is_temporal() and isinstance(plain, int | float | str):
+            raise TypeError  # Polars would count days or microseconds, or parse
+        series = pl.Series([plain], dtype=dtype, strict=True)
+        if series.dtype != dtype:
+            raise TypeError  # a datetime for a date stays one
+        return series[0]
+    except Exception:
         raise TypeError(f"{name} is {value!r:.60}, which is not {dtype_name(dtype)}") from None
 
 
-def load(module: str, name: str, root: str) -> Callable[..., Any]:
-    """The project's function; its modules are looked for in the project's root first."""
-    if root not in sys.path:
-        sys.path.insert(0, root)
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
+def _plain(value: Any) -> Any:
+    """A NumPy date or duration as Python's own; other NumPy scalars Polars takes as they are."""
+    if (name := type(value).__name__) in ("datetime64", "timedelta64"):
+        return (value if value.dtype.name.endswith("[D]") else value.astype(f"{name}[us]")).item()
+    return value
 
 
 class Map(Step):
-    """Call a Python function once for each item of a list, or for each file of a glob; the results are a table.
+    """Call a Python function once for each item of a list or of a range, or for each file of a glob; the results are a table, in the items' order.
 
-    Columns: `item`, then what the function returns (one value, by default named `result`, or a dict of columns), then `error`:
-    NULL, or what went wrong with that item. The function is named `module:function`; the module is found beside `pyproject.toml`.
+    Columns: `item`, then what the function returns, then `error`: NULL, or what went wrong with that item: an exception, a
+    `sys.exit()`, or a result that is not what `returns` says. The function is named `module:function`; the module is found beside the config or in the project's folder.
+
+    What it returns is one value, in a column `result` whose type is the function's annotation (`bool`, `int`, `float`, `str`, `bytes`,
+    `datetime.date`, `datetime.datetime`, `datetime.timedelta`, or one of them `| None`) or `returns: int64`; or it is a dict, with
+    `returns: {column: type, ...}`. None is NULL. NumPy scalars count as Python's. Values are never converted: 1.0 is not an int64.
+
+    Up to 256 items are a task each, more are cut into at most 256 tasks: as many calls are at work at once as the executor has
+    threads, whatever they wait for. Functions that compute in Python hold Python's lock and need processes: `local` uses them by itself.
     """
 
     kind = "map"
     role = "source"
-    runs_python = True
     example: ClassVar[str] = 'map: {function: "math:isqrt", items: [10, 12, -14], returns: int64}'
 
     function: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="`module:function`; its first argument is the item."
     )
     items: list[int | float | str] | None = Field(None, description="The items, all of one type.")
+    range: list[int] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="[first, last], instead of `items`: the whole numbers from first to last, both included.",
+    )
     files: str | None = Field(
         None, description="A glob relative to the project, instead of `items`: each file's path is an item."
     )
@@ -121,66 +153,60 @@ class Map(Step):
     )
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Input | None:
-        items, dtype = self._items(problems, context)
-        module, name = self.function.split(":")
-        function: Callable[..., Any] | None = None
-        try:
-            function = load(module, name, str(context.root))
-            inspect.signature(function)
-        except TypeError:
-            problems.add(("function",), f"{self.function} is not a function", "name a function")
-            function = None
-        except ValueError:
-            pass  # some functions written in C do not tell their signature
-        except ImportError as error:
-            problems.add(
-                ("function",), f"cannot import {module}: {error}", f"put {module.split('.')[0]}.py into {context.root}"
-            )
-        except AttributeError:
-            problems.add(
-                ("function",), f"{module} has no function {name!r}", did_you_mean(name, dir(sys.modules[module]))
-            )
-        except Exception as error:
-            problems.add(
-                ("function",), f"importing {module} failed: {type(error).__name__}: {error}", "mend the module"
-            )
+        items, dtype, identity = self._items(problems, context)
+        found = problems.function(("function",), self.function, context)
+        function = found[1] if found else None
         if function is not None:
             self._arguments(function, items, problems)
         result = self._result(function, problems)
-        if problems.issues or result is None or dtype is None:
+        if problems.issues or result is None or dtype is None or found is None:
             return None
         out = {"item": dtype, **result, "error": pl.String()}
         single = not isinstance(self.returns, dict)
-        loader = Mapped(module, name, str(context.root), self.arguments, out, single, self.on_error == "stop")
+        loader = Mapped(found[0], self.arguments, out, single, self.on_error == "stop")
         size = max(1, math.ceil(len(items) / _MOST_PARTITIONS))
-        partitions = tuple(tuple(items[i : i + size]) for i in range(0, len(items), size))
-        return Input(out, loader, partitions, (_code(function), tuple(items)))
+        partitions = tuple(items[i : i + size] for i in range(0, len(items), size))
+        return Input(out, loader, partitions, identity, functions=(found[0],))
 
-    def _items(self, problems: Problems, context: Context) -> tuple[list[Any], pl.DataType | None]:
-        if (self.items is None) == (self.files is None):
-            problems.add((), "give the items either as `items` or as `files`", "items: [1, 2, 3]")
-            return [], None
-        if self.files is not None:
+    def _items(self, problems: Problems, context: Context) -> tuple[Sequence[Any], pl.DataType | None, tuple[Any, ...]]:
+        """The items, their type, and what makes them the same again."""
+        if sum(given is not None for given in (self.items, self.range, self.files)) != 1:
+            problems.add((), "give the items as one of `items`, `range` and `files`", "items: [1, 2, 3]")
+        elif self.files is not None:
             found = sorted(glob.glob(self.files, root_dir=context.root, recursive=True))
-            if not found:
-                problems.add(("files",), f"no file matches {self.files}", f"it is looked for in {context.root}")
-            return [str(context.root / f) for f in found], pl.String()
-        items = self.items or []
-        if not items:
+            if paths := [str(context.root / name) for name in found if (context.root / name).is_file()]:
+                facts = [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths]
+                return tuple(paths), pl.String(), tuple(facts)
+            problems.add(("files",), f"no file matches {self.files}", f"it is looked for in {context.root}")
+        elif self.range is not None:
+            first, last = self.range
+            if last < first:
+                problems.add(("range",), f"the range ends at {last}, before it starts", "range: [first, last]")
+            elif first < _LEAST or last > _MOST:
+                problems.add(("range",), "an item does not fit int64", "list them as texts: items: ['...']")
+            else:
+                numbers = range(first, last + 1)
+                return numbers, pl.Int64(), (repr(numbers),)
+        elif not self.items:
             problems.add(("items",), "there are no items", "items: [1, 2, 3]")
-        kinds = {type(item) for item in items}
-        if kinds <= {int}:
-            if any(not -(2**63) <= item < 2**63 for item in items):  # type: ignore[operator]
-                problems.add(("items",), "an item does not fit int64", "write it as text, in quotes")
-            return list(items), pl.Int64()
-        if kinds <= {int, float}:
-            return [float(item) for item in items], pl.Float64()
-        if kinds <= {str}:
-            return list(items), pl.String()
-        problems.add(("items",), "the items are of several types", "quote all of them, or none")
-        return [], None
+        elif (kinds := {type(item) for item in self.items}) <= {int, float}:
+            numbers_given = [item for item in self.items if isinstance(item, int | float)]
+            wanted, dtype = ("int64", pl.Int64()) if kinds == {int} else ("float64", pl.Float64())
+            for i, item in enumerate(numbers_given):
+                if isinstance(item, int) and not (
+                    _LEAST <= item <= _MOST and (wanted == "int64" or float(item) == item)
+                ):
+                    problems.add(("items", i), f"{item!s:.30} does not fit {wanted}", "quote all items: they become texts")  # fmt: skip
+                    return (), None, ()
+            items = tuple(numbers_given) if wanted == "int64" else tuple(map(float, numbers_given))
+            return items, dtype, items
+        elif kinds == {str}:
+            return tuple(self.items), pl.String(), tuple(self.items)
+        else:
+            problems.add(("items",), "the items are of several types", "quote all of them, or none")
+        return (), None, ()
 
-    def _arguments(self, function: Callable[..., Any], items: list[Any], problems: Problems) -> None:
+    def _arguments(self, function: Callable[..., Any], items: Sequence[Any], problems: Problems) -> None:
         try:
             signature = inspect.signature(function)
         except ValueError:  # some functions written in C tell none
@@ -198,10 +224,15 @@ class Map(Step):
                 annotation = typing.get_type_hints(function).get("return")
             except Exception:
                 annotation = None
+            if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+                given = [each for each in typing.get_args(annotation) if each is not type(None)]
+                annotation = given[0] if len(given) == 1 else None  # `int | None`: NULLs are in every column
             if annotation in _ANNOTATIONS:
                 return {"result": _ANNOTATIONS[annotation]}
             problems.add(("function",), f"the type that {self.function} returns is not known", "add `returns: float64`, or annotate it: def f(item) -> float")  # fmt: skip
             return None
+        if not self.returns:
+            problems.add(("returns",), "`returns` names no column", "returns: {value: int64}")
         named = self.returns if isinstance(self.returns, dict) else {"result": self.returns}
         out = dict[str, pl.DataType]()
         for name, text in named.items():
@@ -213,12 +244,3 @@ class Map(Step):
             else:
                 out[name] = dtype
         return out
-
-
-def _code(function: Callable[..., Any] | None) -> str:
-    """What makes the function the same again: its module's source."""
-    try:
-        path = inspect.getsourcefile(function) if function else None
-    except TypeError:
-        path = None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else repr(function)

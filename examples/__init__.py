@@ -1,0 +1,1 @@
+"""The Python functions of the configs in `configs/`."""
