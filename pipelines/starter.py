@@ -20,6 +20,8 @@ from pipelines.types import Schema, dtype_name
 
 _ROWS = 1000
 _MOST_GROUPS = 50
+_SMALL = 8 << 20
+_SCHEMA = "pipelines.schema.json"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def config(data: str, output: Path) -> str:
     key = _key(looked.rows, usable)
     numbers = _numbers(schema, [name for name in usable if name != key])
     lines = [
+        *([f"# yaml-language-server: $schema={_SCHEMA}"] if (output.parent / _SCHEMA).exists() else []),
         f"# A starter made by `pipelines new`. Change it, then: pipelines check {output.name}, pipelines run {output.name}.",
         "# `pipelines steps` lists the kinds of steps, `pipelines plan` shows every table's columns.",
         f"name: {scalar_text(plain_name(output.name))}",
@@ -90,12 +93,26 @@ def _look(path: str, root: Path) -> _Looked:
     if bound is None:
         issues = [Issue(issue.message, issue.remedy) for issue in problems.issues]
         raise (DataError if problems.exit_code == 3 else ConfigError)(*issues)
+    return _Looked(options, bound, _rows(bound, options.get("separator", ",")))
+
+
+def _rows(given: Input, separator: str) -> pl.DataFrame:
+    """The first rows. Of small files as a run reads them: what is wrong in them is told now, not in the first run."""
+    part, columns = given.partitions[0], list(given.schema)
+    if given.sampled and given.bytes > _SMALL:
+        separator = "\t" if part[0].path.endswith((".tsv", ".tsv.gz")) else separator
+        frame = pl.scan_csv(
+            part[0].path, schema=dict(given.schema), separator=separator, n_rows=_ROWS, ignore_errors=True, glob=False
+        )
+        try:
+            return kernel.collect(frame, given.schema)
+        except kernel.KernelError:  # packed, or not in UTF-8: the types alone have to do
+            return pl.DataFrame(schema=dict(given.schema))
     try:
-        rows = bound.loader.scan(bound.partitions[0], list(bound.schema)).head(_ROWS)
-        return _Looked(options, bound, kernel.collect(rows, bound.schema))
+        return kernel.collect(given.loader.scan(part, columns).head(_ROWS), given.schema)
     except kernel.KernelError as error:
-        issue = bound.loader.diagnose(bound.partitions[0], list(bound.schema), error)
-        raise issue or DataError(Issue(f"{path}: {error}", "is the file whole?")) from None
+        issue = given.loader.diagnose(part, columns, error)
+        raise issue or DataError(Issue(str(error), "is the file whole?")) from None
 
 
 def _options(path: str, root: Path) -> dict[str, Any]:

@@ -63,10 +63,32 @@ def test_a_mistake_as_a_process(config: Path, project: Path) -> None:
         assert done.stderr == "error: days.yaml:5:18: unknown column 'Clsoe'\n    did you mean 'Close'?\n"
 
 
-def test_check_imports_no_dask(config: Path, project: Path) -> None:
-    code = f"import sys; from pipelines.cli import main; main(['check', '{config}']); print('dask' in sys.modules)"
+def test_check_imports_only_what_it_needs(config: Path, project: Path) -> None:
+    late = [
+        "dask",
+        "jsonschema",
+        "pandas",
+        "rich",
+        *(f"pipelines.{n}" for n in ("run", "schema", "drawing", "starter")),
+    ]
+    code = f"import sys; from pipelines.cli import main; main(['check', '{config}']); print({{*{late}}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
-    assert done.stdout == "days.yaml: ok, 4 steps\nFalse\n"
+    assert done.stdout == "days.yaml: ok, 4 steps\nset()\n"
+
+
+def test_the_reader_of_the_output_may_go(config: Path, project: Path) -> None:
+    shell = f"set -o pipefail; '{sys.executable}' -m pipelines schema | head -1"
+    done = subprocess.run(["bash", "-c", shell], cwd=project, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+def test_ctrl_c(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.cli.load", stopped)
+    assert main(["check", str(config)]) == 130
+    assert capsys.readouterr().err.startswith("\nstopped; nothing half-written is left.")
 
 
 # check

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import os
 import re
 import tempfile
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import load
+from pipelines import load, scan, starter
 from pipelines.cli import main
 from pipelines.source import parse_yaml, scalar_text
 from pipelines.starter import config, plain_name
@@ -51,6 +53,32 @@ def test_what_stands_in_comments_works_too(project: Path) -> None:
     (project / "a.yaml").write_text(re.sub(r"(?m)^  # (largest:|  sort:)", r"  \1", text))
     assert load("a.yaml").plan().nodes["largest"].kind == "sort"
     assert ran()["rows"].to_list() == [6558, 3270, 3270, 3270, 2148, 254, 196]
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "csv.bz2"])
+def test_of_large_files_only_the_first_rows_are_read(
+    project: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(starter, "_SMALL", 0)
+    monkeypatch.setattr(scan.Source, "scan", None)
+    text = "shop,price\n" + "a,1.5\nb,2.5\n" * 10_000
+    opened = {"csv": open, "csv.gz": gzip.open, "csv.bz2": bz2.open}[ending]
+    with opened(project / f"a.{ending}", "wb") as file:
+        file.write(text.encode())
+    written = config(f"a.{ending}", project / "a.yaml")
+    if ending != "csv.bz2":
+        assert "filter: price > 0" in written
+        assert "by: [shop]" in written
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    (project / "a.yaml").write_text(written)
+    assert ran()["rows"].sum() == 20_000
+
+
+def test_an_editor_finds_the_schema_beside_it(project: Path) -> None:
+    (project / "a.csv").write_text("x\n1\n")
+    (project / "pipelines.schema.json").write_text("{}")
+    assert config("a.csv", project / "a.yaml").startswith("# yaml-language-server: $schema=pipelines.schema.json\n")
 
 
 def test_nothing_is_overwritten(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
