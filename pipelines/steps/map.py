@@ -289,6 +289,6 @@ def _code(function: Callable[..., Any] | None) -> str:
     """What makes the function the same again: its module's source."""
     try:
         path = inspect.getsourcefile(function) if function else None
-    except TypeError:
-        path = None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else repr(function)
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else repr(function)
+    except (TypeError, OSError):  # written in C, or the file has gone since
+        return repr(function)
