@@ -56,5 +56,9 @@ def _cast_issue(said: str) -> Issue:
         return Issue(" ".join(found[1].split()), "TRY_CAST and NULLIF give NULL for such values, CASE keeps them out")
     if found := re.search(r"conversion from `i128` to `(.)\w*?(\d+)`", head):
         dtype = {"i": "int", "u": "uint"}.get(found[1], found[1]) + found[2]
-        return Issue(f"an integer result does not fit {dtype}: {head}", "cast to double before computing")
+        values = re.search(r"values: \[(.*)\]", head)
+        return Issue(
+            f"an integer result does not fit {dtype}: {values[1] if values else head}",
+            "cast to double before computing",
+        )
     return Issue(head, "TRY_CAST gives NULL for values that cannot be converted")

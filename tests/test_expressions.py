@@ -15,7 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
+from pipelines.errors import DataError
 from pipelines.expressions import ExpressionError, Typed, parse, quote
+from pipelines.kernel import collect
+from pipelines.types import dtype_name
 from tests import sql_cases
 from tests.sql_cases import connect, duck_family, expressions
 
@@ -300,6 +303,71 @@ def test_refused(text: str, message: str, offset: int | None, remedy: str) -> No
 def test_values_that_cannot_be_held_raise(text: str) -> None:
     with pytest.raises(pl.exceptions.PolarsError):
         result(parse(text).bind(SCHEMA), FRAME)
+
+
+INTEGERS = [pl.Int8(), pl.Int16(), pl.Int32(), pl.Int64(), pl.UInt8(), pl.UInt16(), pl.UInt32(), pl.UInt64()]
+EXACT: dict[str, Any] = {
+    "x + x": lambda v: v + v, "x - 1": lambda v: v - 1, "x + 1": lambda v: v + 1, "x * x": lambda v: v * v, "-x": lambda v: -v,
+    "abs(x)": abs, "x // -1": lambda v: -v, "x % -1": lambda v: 0, "round(x, -1)": lambda v: (abs(v) + 5) // 10 * 10 * (1 if v >= 0 else -1),
+    **{f"cast(x as {name})": (lambda v: v) for name in ("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("text", EXACT)
+def test_integers_are_exact_or_refused(dtype: pl.DataType, text: str) -> None:
+    typed = parse(text).bind({"x": dtype})
+    low, high = (pl.select(bound).item() for bound in (dtype.min(), dtype.max()))  # type: ignore[attr-defined]
+    least, most = (pl.select(bound).item() for bound in (typed.dtype.min(), typed.dtype.max()))  # type: ignore[attr-defined]
+    for value in (low, high, 0, 1):
+        frame, exact = pl.LazyFrame({"x": [value]}, schema={"x": dtype}), EXACT[text](value)
+        if least <= exact <= most:
+            assert collect(frame.select(y=typed.expr), {"y": typed.dtype}).item() == exact
+        else:
+            with pytest.raises(DataError, match=dtype_name(typed.dtype) if "cast" not in text else "conversion"):
+                collect(frame.select(y=typed.expr), {"y": typed.dtype})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("i // k", "an integer // 0"),
+        ("i % k", "an integer % 0"),
+        ("m % k", "a decimal % 0"),
+        ("cast(f * 1e300 as float)", "does not fit float32"),
+        ("cast(s as boolean)", "is no boolean"),
+        ("cast(s || '.125' as decimal(9,2))", "is no decimal(9,2)"),
+    ],
+)
+def test_what_is_refused_is_named(text: str, said: str) -> None:
+    typed = parse(text).bind(SCHEMA)
+    with pytest.raises(DataError) as error:
+        collect(FRAME.lazy().select(y=typed.expr), {"y": typed.dtype})
+    assert said in error.value.issues[0].message
+    assert error.value.issues[0].remedy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "k <> 0 and i // k > 0",
+        "k = 0 or i % k = 0",
+        "case when k <> 0 then i // k end",
+        "case when k = 0 then 0 else i // k end",
+        "if(n = '12', cast(n as integer), 0)",
+        "coalesce(try_cast(n as integer), 0)",
+        "coalesce(length(n), cast(n as integer))",
+        "not (k = 0 or i // k > 5) and b",
+    ],
+)
+def test_what_is_not_wanted_cannot_fail(text: str, duck: duckdb.DuckDBPyConnection) -> None:
+    got = result(parse(text).bind(SCHEMA), FRAME)
+    safe = (
+        text.replace("i // k", "i // nullif(k, 0)")
+        .replace("i % k", "i % nullif(k, 0)")
+        .replace(" cast(n", " try_cast(n")
+    )
+    assert got.to_list() == [row[0] for row in duck.execute(f"select {safe} from x").fetchall()]
 
 
 def test_aggregates_are_handed_over() -> None:

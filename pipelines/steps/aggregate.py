@@ -139,7 +139,7 @@ class Aggregate(Step):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Sql]
     example: ClassVar[str] = (
-        "aggregate: {by: [Symbol], days: count(*), up: count(*) FILTER (WHERE Close > Open), mean_close: avg(Close)}"
+        "aggregate: {by: [Symbol], days: count(*), mean_close: avg(Close), range: max(High) - min(Low)}"
     )
 
     by: list[str] = Field([], description="The key columns. NULL is a key like any other.")
