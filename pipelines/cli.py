@@ -324,6 +324,10 @@ def _show(result: Result) -> None:
         print(f"\n{produced.step}:\n{redacted(report.table(produced.head, produced.rows))}")
         if produced.path is not None:
             print(f"written to {_near(produced.path)} ({size_text(produced.bytes)})")
+    for step, count in result.rejected.items():
+        kept = result.folder / "bad_rows" / f"{step}.csv"
+        where = f": {_near(kept)}" if kept.exists() else ""
+        print(f"\n{step}: {count:,} bad row{'s' * (count != 1)} left out{where}")
     print("\nstage, partitions, time:")
     width = max(len(name) for name, _, _ in result.stages)
     for name, count, seconds in result.stages:

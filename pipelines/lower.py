@@ -21,6 +21,8 @@ from pipelines.stages import Stage, Staged
 from pipelines.steps.base import Apply, Loader, Output, Reduction
 from pipelines.types import Schema
 
+REJECTS = "bad_rows"
+"""The folder, in a run's, for rows that sources leave out."""
 FAN_IN = 32
 """States combined by one task of a tree."""
 
@@ -213,7 +215,7 @@ def lower(staged: Staged, *, shares_memory: bool = True, ending: Ending | None =
             schema=stage.schema,
             input_schema=stage.upstreams[0].schema if stage.upstreams else {},
             in_order=stage.runs_python,
-            loader=stage.input.loader if stage.input else None,
+            loader=_loader(stage, ending),
             columns=stage.columns,
         )
         method: Any
@@ -240,6 +242,12 @@ def lower(staged: Staged, *, shares_memory: bool = True, ending: Ending | None =
             for key, end in zip(stage_keys, keys[_look(stage)], strict=True):
                 graph[end] = task(end, look, ref(key))
     return lowered
+
+
+def _loader(stage: Stage, ending: Ending | None) -> Loader | None:
+    if stage.input is None or ending is None:
+        return stage.input.loader if stage.input else None
+    return stage.input.loader.rejecting(f"{ending.folder}/{REJECTS}/{stage.steps[0]}")
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:

@@ -146,16 +146,11 @@ def witness(schema: Schema) -> pl.LazyFrame:
     counted = pl.Series([1, 1, None], dtype=pl.Int64)
     columns = dict[str, pl.Series]()
     for name, dtype in schema.items():
-        if dtype.is_nested():
+        try:
+            text = counted.cast(pl.String) if isinstance(dtype, pl.Binary) else counted
+            columns[name] = text.cast(dtype)
+        except pl.exceptions.PolarsError:  # lists, structs, categories
             columns[name] = pl.Series([None, None, None], dtype=dtype)
-        elif isinstance(dtype, pl.Time | pl.Binary):
-            columns[name] = (
-                counted.cast(pl.Int64).cast(pl.Time)
-                if isinstance(dtype, pl.Time)
-                else counted.cast(pl.String).cast(pl.Binary)
-            )
-        else:
-            columns[name] = counted.cast(dtype)
     return pl.LazyFrame(columns)
 
 

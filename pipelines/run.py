@@ -23,7 +23,7 @@ from pipelines.code import Code, provided
 from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
 from pipelines.executors.base import Executor, Progress
 from pipelines.graph import Graph
-from pipelines.lower import Ending, Lowered, Part, ending_keys, lower, resolved, temporary
+from pipelines.lower import REJECTS, Ending, Lowered, Part, ending_keys, lower, resolved, temporary
 from pipelines.plan import Plan
 from pipelines.spec import EXECUTORS, Spec
 from pipelines.stages import Staged, cut, needed
@@ -52,6 +52,8 @@ class Result:
     stages: tuple[tuple[str, int, float], ...]
     """(stage, partitions, seconds from its first task's start to its last one's end)."""
     seconds: float
+    rejected: Mapping[str, int]
+    """Source step: rows that it left out; those that are kept are in the run's folder, `bad_rows/<step>.csv`."""
 
 
 def execute(
@@ -88,7 +90,7 @@ def execute(
                 parts = _compute(opened, staged, lowered, progress)
             outputs = {target: _commit(staged, target, found, folder, mark, head) for target, found in parts.items()}
             stages = tuple(_timed(staged, progress))
-            result = Result(folder, outputs, stages, time.time() - began)
+            result = Result(folder, outputs, stages, time.time() - began, _rejected(folder))
             opened.finished()
             record(result, opened.described)
             done(opened, result)
@@ -142,6 +144,19 @@ def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: 
     return Produced(target, rows, first, path, sum(part.bytes for part in parts))
 
 
+def _rejected(folder: Path) -> dict[str, int]:
+    """Step: the number of rows left out. Those to keep become one file for each step."""
+    counts = dict[str, int]()
+    for step in sorted((folder / REJECTS).iterdir()) if (folder / REJECTS).exists() else ():
+        rows = pl.concat([pl.read_parquet(path) for path in sorted(step.glob("*.parquet"))]).sort("file", "row")
+        counts[step.name] = len(rows)
+        if "text" in rows.columns:
+            rows.write_csv(folder / REJECTS / f".{step.name}.tmp")
+            os.replace(folder / REJECTS / f".{step.name}.tmp", folder / REJECTS / f"{step.name}.csv")
+        shutil.rmtree(step)
+    return counts
+
+
 @contextmanager
 def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
     """Whatever happens, no file under a temporary name stays."""
@@ -184,6 +199,7 @@ def _folder(spec: Spec, staged: Staged, began: float) -> Iterator[tuple[Path, Ca
             exit_code=0,
             executor=executor,
             seconds=round(result.seconds, 3),
+            rejected=dict(result.rejected),
             stages=[{"stage": n, "partitions": c, "seconds": round(s, 3)} for n, c, s in result.stages],
             outputs={
                 n: {"rows": o.rows, "path": str(o.path) if o.path else None, "bytes": o.bytes}

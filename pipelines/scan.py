@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import csv as pycsv
+import functools
 import glob
 import gzip
+import hashlib
 import io
 import lzma
 import mmap
+import operator
 import os
 import re
 import threading
+import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
@@ -46,7 +51,11 @@ class Csv:
     dates: tuple[tuple[str, str], ...] = ()  # (column, strftime format)
     quote: str | None = '"'
     file_column: str | None = None  # also for Parquet: a column with the file's name
-    split: bool = True  # may large files be cut at line ends?
+    split: bool | None = None  # may large files be cut at line ends? None: yes, with care where samples show quotes
+    decimal: str = "."
+    ragged: str | None = "error"  # None: missing fields are NULL, fields too many are left out
+    missing: str | None = "error"  # None: a column that a file does not have is NULL in its rows; also for Parquet
+    bad_rows: str = "error"  # drop, keep: rows with a value or a number of fields that does not fit are left out
 
     @property
     def utf8(self) -> bool:
@@ -60,6 +69,9 @@ class Piece:
     path: str
     start: int
     stop: int
+    mtime_ns: int = 0
+    names: tuple[str, ...] | None = None
+    """The file's columns in its order, where that is not the schema's."""
 
 
 Partition = tuple[Piece, ...]
@@ -74,7 +86,7 @@ class FileInfo:
     mtime_ns: int
 
 
-class _RaggedRows(pl.exceptions.PolarsError):
+class _OddRows(pl.exceptions.PolarsError):
     """Stops a query from within; `Source.diagnose` finds the row."""
 
 
@@ -86,6 +98,11 @@ class Source:
     csv: Csv
     schema: Mapping[str, pl.DataType]
     root: str = ""
+    rejects: str | None = None
+    """The folder for rows that `bad_rows` leaves out."""
+
+    def rejecting(self, folder: str) -> Source:
+        return replace(self, rejects=folder) if self.csv.bad_rows != "error" and self.format == "csv" else self
 
     def scan(self, partition: Partition, columns: Sequence[str] | None) -> pl.LazyFrame:
         """The rows of a partition, in file order; the columns in the order of the schema.
@@ -98,8 +115,16 @@ class Source:
         wanted = [c for c in self.schema if columns is None or c in set(columns)] or self._in_file()[-1:]
         if not partition:
             return pl.LazyFrame(schema={c: self.schema[c] for c in wanted})
-        read = self._scan_csv if self.format == "csv" else self._scan_parquet
-        frames = [self._named(read(p, wanted), p).select(wanted) for p in partition]
+        for piece in partition:
+            self._unchanged(piece)
+        read = (
+            self._scan_parquet
+            if self.format != "csv"
+            else self._sieve
+            if self.csv.bad_rows != "error"
+            else self._scan_csv
+        )
+        frames = [self._named(self._whole(read(p, wanted), p), p).select(wanted) for p in partition]
         return frames[0] if len(frames) == 1 else pl.concat(frames, how="vertical")
 
     def diagnose(self, partition: Partition, columns: Sequence[str] | None, error: Exception) -> DataError | None:
@@ -126,6 +151,22 @@ class Source:
     def _in_file(self) -> list[str]:
         return [c for c in self.schema if c != self.csv.file_column]
 
+    def _unchanged(self, piece: Piece) -> None:
+        with _reading(piece.path, self.root):
+            if piece.mtime_ns and os.stat(piece.path).st_mtime_ns != piece.mtime_ns:
+                raise DataError(Issue(f"{self.name(piece.path)} has changed since the plan was made", "run again"))
+
+    def _names(self, piece: Piece) -> list[str]:
+        return list(piece.names or self._in_file())
+
+    def _whole(self, frame: pl.LazyFrame, piece: Piece) -> pl.LazyFrame:
+        """With the columns that the file does not have."""
+        if piece.names is None:
+            return frame
+        return frame.with_columns(
+            pl.lit(None, self.schema[name]).alias(name) for name in self._in_file() if name not in piece.names
+        )
+
     def _named(self, frame: pl.LazyFrame, piece: Piece) -> pl.LazyFrame:
         if self.csv.file_column is None:
             return frame
@@ -134,6 +175,7 @@ class Source:
     def _scan_parquet(self, piece: Piece, wanted: Sequence[str]) -> pl.LazyFrame:
         frame = pl.scan_parquet(piece.path, glob=False)
         stored = frame.collect_schema()
+        frame = frame.select([name for name in stored if name in wanted] or list(stored)[:1])
         frame = frame.slice(piece.start, piece.stop - piece.start)
         return frame.cast({c: t for c, t in self.schema.items() if c in wanted and c in stored and stored[c] != t})
 
@@ -146,44 +188,163 @@ class Source:
         return dict(self.csv.dates)
 
     def _scan_csv(self, piece: Piece, wanted: Sequence[str]) -> pl.LazyFrame:
-        names, formats = self._in_file(), self._formats()
-        last = names[-1]
+        names, formats = self._names(piece), self._formats()
         types = {c: self.schema[c] if c in wanted and c not in formats else pl.String() for c in names}
         if self._is_plain(piece):
-            frame = self._polars(piece.path, types, header=self.csv.header)
+            source: str | bytes = piece.path
+            header = self.csv.header
         else:
-            raw = self._text(piece)
-            if self.csv.quote and self._is_cut(piece) and raw.count(_byte(self.csv.quote)) % 2:
+            source = self._text(piece)
+            if self.csv.quote and self._is_cut(piece) and source.count(_byte(self.csv.quote)) % 2:
                 # Every piece even: then, piece after piece, every cut was outside quotes.
                 raise DataError(
                     Issue(
                         f"{self.name(piece.path)}: a quoted field seems to span a line break where the file was cut "
                         f"(between bytes {piece.start} and {piece.stop})",
-                        "set `split: false`: the file is then read as a whole",
+                        "set `split: true`: quotes are then counted before the file is cut",
                     )
                 )
             header = self.csv.header and piece.start == 0
-            if len(names) == 1 and not header and raw[:1] in (b"\n", b"\r"):
+            if len(names) == 1 and not header and source[:1] in (b"\n", b"\r"):
                 # Polars takes no types from a blank first line: to it that is a file without columns.
-                raw, header = _header_line(names, self.csv) + raw, True
-            frame = self._polars(raw, types, header=header)
-        if len(names) > 1:
-            # Keeps all rows. As an elementwise predicate it is pushed into the reader, beside the other filters and
-            # before any row is dropped; it costs the reading of the last column.
-            check = pl.col(last).map_batches(self._checker(piece), return_dtype=pl.Boolean(), is_elementwise=True)
+                source, header = _header_line(names, self.csv) + source, True
+        self._check_dates(piece, [c for c in names if c in wanted], source if isinstance(source, bytes) else None)
+        if len(names) == 1 or self.csv.ragged is None:
+            frame = self._polars(source, types, header=header)
+        else:
+            # One column more than there is: what is in it was too much. As an elementwise predicate the check is pushed
+            # into the reader, before any row is dropped; it costs the reading of the last column.
+            more = max(names, key=len) + "~"
+            frame = self._polars(source, {**types, more: pl.String()}, header=header)
+            check = pl.struct(names[-1], more).map_batches(
+                self._checker(piece, names[-1], more), return_dtype=pl.Boolean(), is_elementwise=True
+            )
             frame = frame.filter(check)
-        return frame.with_columns(self._parse(c, formats[c], strict=True) for c in wanted if c in formats)
+        return frame.with_columns(
+            self._parse(c, formats[c], strict=True) for c in wanted if c in formats and c in names
+        )
+
+    def _check_dates(self, piece: Piece, columns: Sequence[str], raw: bytes | None) -> None:
+        """Raises `_OddRows` where dates are not as in ISO 8601.
+
+        Polars guesses their order anew in each chunk that it reads, from the chunk's first value. So lines are looked at that
+        are less than a chunk apart (it is at least 4 KiB, or a 4096th of the file on machines of up to 128 cores).
+        """
+        dates = {
+            c: _ISO[type(self.schema[c])] for c in columns if type(self.schema[c]) in _ISO and c not in self._formats()
+        }
+        if not dates or self.csv.bad_rows != "error":
+            return
+        fields = [(self._names(piece).index(c), pattern) for c, pattern in dates.items()]
+        nulls = {"", *self.csv.null_values}
+        with contextlib.ExitStack() as stack:
+            if raw is None:
+                if piece.path.endswith(_PACKED):
+                    raw = self._text(piece)
+                else:
+                    file = stack.enter_context(open(piece.path, "rb"))
+                    raw = cast(bytes, stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+            first = _header_end(raw[: 1 << 20], self.csv) if piece.start == 0 else 0
+            for at in range(first, len(raw), max(4096, len(raw) // 4096)):
+                begin = first if at == first else raw.find(b"\n", at) + 1
+                end = raw.find(b"\n", begin) if begin else -1
+                if (begin == 0 and at != first) or end < 0:
+                    break
+                line = raw[begin:end].decode(errors="replace").rstrip("\r")
+                values = next(_reader([line], self.csv), [])
+                if any(i < len(values) and values[i] not in nulls and not p.fullmatch(values[i]) for i, p in fields):
+                    if self._odd_date(piece, dates, raw[first:]):
+                        raise _OddRows("a date is not written as in ISO 8601")
+                    return
+
+    def _odd_date(self, piece: Piece, dates: Mapping[str, re.Pattern[str]], body: bytes) -> tuple[int, str, str] | None:
+        """(Index, column, value) of the first value that is no ISO date."""
+        names = self._names(piece)
+        frame = self._polars(
+            _header_line(names, self.csv) + body, dict.fromkeys(names, pl.String()), header=True, ragged=True
+        ).select(list(dates))
+        texts = frame.collect(engine="in-memory")
+        found: tuple[int, str, str] | None = None
+        for name, pattern in dates.items():
+            odd = texts[name].is_not_null() & ~texts[name].str.contains(f"^(?:{pattern.pattern})$")
+            if (at := odd.arg_true()).len() and (found is None or at[0] < found[0]):
+                found = at[0], name, texts[name][at[0]]
+        return found
+
+    def _sieve(self, piece: Piece, wanted: Sequence[str]) -> pl.LazyFrame:
+        """The good rows. A row is bad when any of its columns is, whatever the plan reads."""
+        body, names = self._body(piece), self._names(piece)
+        begins, ends, counts = _rows(body, self.csv, len(names))
+        texts, values = self._texts_and_values(piece, body)
+        if len(texts) != len(counts):
+            raise DataError(Issue(f"{self.name(piece.path)}: its quotes do not fit together", "correct the file"))
+        reasons = pl.Series(values=[None], dtype=pl.String()).new_from_index(0, len(texts))
+        bad = list[pl.Series]()
+        for c in reversed(names):
+            lost = self._lost(c, texts, values)
+            bad.append(lost)
+            said = pl.format("column {}: {} is not {}", pl.lit(repr(c)), pl.col(c), pl.lit(dtype_name(self.schema[c])))
+            reasons = texts.select(pl.when(lost).then(said).otherwise(reasons).alias("reason"))["reason"]
+        if self.csv.ragged is not None and len(names) > 1:
+            ragged = pl.Series(counts != len(names))
+            bad.append(ragged)
+            fields = pl.Series("n", counts)
+            said = pl.format("{} fields, expected {}", fields, pl.lit(len(names)))
+            reasons = fields.to_frame().select(pl.when(ragged).then(said).otherwise(reasons).alias("reason"))["reason"]
+        out = functools.reduce(operator.or_, bad)
+        if self.rejects is not None and (at := out.arg_true()).len():
+            before = self._row(piece, 0)
+            kept = pl.DataFrame({"file": [self.name(piece.path)] * len(at), "row": at.cast(pl.Int64) + before})
+            if self.csv.bad_rows == "keep":
+                lines = [body[begins[i] : ends[i]].decode(errors="replace").rstrip("\r") for i in at]
+                kept = kept.with_columns(reasons.filter(out).alias("reason"), pl.Series("text", lines, pl.String()))
+            folder = Path(self.rejects)
+            folder.mkdir(parents=True, exist_ok=True)
+            name = hashlib.blake2b(f"{piece.path}\0{piece.start:020}".encode(), digest_size=8).hexdigest()
+            temporary = folder / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
+            kept.write_parquet(temporary)
+            os.replace(temporary, folder / f"{name}.parquet")  # the same content when the task runs again
+        return values.filter(~out).lazy()
+
+    def _texts_and_values(self, piece: Piece, body: bytes) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """All columns of all rows as text, and as their types: NULL where that cannot be."""
+        names, formats = self._names(piece), self._formats()
+        text = _header_line(names, self.csv) + body
+        strings = dict.fromkeys(names, pl.String())
+        typed = {c: strings[c] if c in formats else self.schema[c] for c in names}
+        texts = self._polars(text, strings, header=True, ragged=True).collect(engine="in-memory")
+        frame = self._polars(text, typed, header=True, ragged=True, ignore_errors=True)
+        parsed = frame.with_columns(self._parse(c, formats[c], strict=False) for c in names if c in formats)
+        return texts, parsed.collect(engine="in-memory")
+
+    def _lost(self, column: str, texts: pl.DataFrame, values: pl.DataFrame) -> pl.Series:
+        """Where the text is not what the column's type takes."""
+        lost = values[column].is_null() & texts[column].is_not_null()
+        pattern = _ISO.get(type(self.schema[column])) if column not in self._formats() else None
+        if pattern is not None:
+            lost |= texts[column].is_not_null() & ~texts[column].str.contains(f"^(?:{pattern.pattern})$")
+        return lost
 
     def _parse(self, column: str, form: str, *, strict: bool) -> pl.Expr:
         return pl.col(column).str.strptime(self.schema[column], form, strict=strict)  # type: ignore[arg-type]
 
     def _polars(
-        self, source: str | bytes, types: Mapping[str, pl.DataType], *, header: bool, ignore_errors: bool = False
+        self,
+        source: str | bytes,
+        types: Mapping[str, pl.DataType],
+        *,
+        header: bool,
+        ignore_errors: bool = False,
+        ragged: bool = False,
     ) -> pl.LazyFrame:
         return pl.scan_csv(
             source,
             schema=dict(types),
-            has_header=header,
+            has_header=False,
+            skip_rows=int(header),
+            missing_columns="insert",
+            truncate_ragged_lines=ragged or self.csv.ragged is None,
+            decimal_comma=self.csv.decimal == ",",
             separator=self.csv.separator,
             quote_char=self.csv.quote,
             null_values=list(self.csv.null_values) or None,
@@ -191,21 +352,22 @@ class Source:
             glob=False,
         )
 
-    def _checker(self, piece: Piece) -> Callable[[pl.Series], pl.Series]:
-        """A predicate that is always true, unless the piece has a row with too few fields: then it raises.
+    def _checker(self, piece: Piece, last: str, more: str) -> Callable[[pl.Series], pl.Series]:
+        """A predicate that is always true, unless the piece has a row with too few or too many fields: then it raises.
 
-        Polars fills such rows with nulls, so only a null in the last column makes an exact count necessary.
+        Polars fills short rows with nulls, so only a null in the last column makes an exact count necessary.
         """
         lock, counted = threading.Lock(), False
 
-        def check(last: pl.Series) -> pl.Series:
+        def check(both: pl.Series) -> pl.Series:
             nonlocal counted
-            if last.null_count():
+            extra = both.struct.field(more)
+            if extra.null_count() < len(extra) or both.struct.field(last).null_count():
                 with lock:
-                    if not counted and self._ragged(self._body(piece)):
-                        raise _RaggedRows("a row has too few fields")
+                    if not counted and self._ragged(self._body(piece), len(self._names(piece))):
+                        raise _OddRows("a row has too few or too many fields")
                     counted = True
-            return pl.Series([True]).new_from_index(0, len(last))
+            return pl.Series([True]).new_from_index(0, len(both))
 
         return check
 
@@ -238,11 +400,11 @@ class Source:
         raw = self._text(piece)
         return raw[_header_end(raw, self.csv) :] if piece.start == 0 else raw
 
-    def _ragged(self, body: bytes) -> tuple[int, int] | None:
+    def _ragged(self, body: bytes, expected: int) -> tuple[int, int] | None:
         """(Index, number of fields) of the first row without the right number of fields; a blank line has 0."""
         import numpy as np  # rarely needed, and 0.1 s to import
 
-        body, expected, first = _unquoted(body, self.csv), len(self._in_file()), 0
+        body, first = _unquoted(body, self.csv), 0
         if expected == 1:
             return None
         for block in _blocks(body):
@@ -271,30 +433,24 @@ class Source:
         except UnicodeDecodeError as e:
             row = self._row(piece, _unquoted(body[: e.start] + b"?", self.csv).count(b"\n") - 1)
             return _undecodable(name, self.csv, f"row {row}", body[e.start])
-        if found := self._ragged(body):
+        names = self._names(piece)
+        if self.csv.ragged is not None and (found := self._ragged(body, len(names))):
             index, n = found
             what = f"has {n} field{'s' * (n != 1)}" if n else "is blank"
             return Issue(
-                f"{name}: row {self._row(piece, index)} {what}, expected {len(self._in_file())}",
-                "correct the file, or its separator and quote in the config",
+                f"{name}: row {self._row(piece, index)} {what}, expected {len(names)}",
+                "correct the file, or its separator and quote in the config; or set `bad_rows` or `ragged: null`",
             )
         if not body:
             return None
-        body = _header_line(self._in_file(), self.csv) + body
-        formats = self._formats()
-        text = dict.fromkeys(self._in_file(), pl.String())
-        typed = {c: text[c] if c in formats else self.schema[c] for c in text}
         try:
-            texts = self._polars(body, text, header=True).select(wanted).collect(engine="in-memory")
             # The same parser says what it refuses, so that no other value is blamed.
-            frame = self._polars(body, typed, header=True, ignore_errors=True).select(wanted)
-            parsed = frame.with_columns(self._parse(c, formats[c], strict=False) for c in wanted if c in formats)
-            values = parsed.collect(engine="in-memory")
+            texts, values = self._texts_and_values(piece, body)
         except pl.exceptions.PolarsError:
             return None
         bad: tuple[int, str] | None = None
-        for c in wanted:
-            lost = (values[c].is_null() & texts[c].is_not_null()).arg_true()
+        for c in (c for c in names if c in wanted):
+            lost = self._lost(c, texts, values).arg_true()
             if len(lost) and (bad is None or lost[0] < bad[0]):
                 bad = lost[0], c
         if bad is None:
@@ -303,11 +459,14 @@ class Source:
         value, dtype = texts[c][at], dtype_name(self.schema[c])
         if form := dict(self.csv.dates).get(c):
             what, remedy = f"{value!r} does not match {form!r}", f"correct the format in `dates: {{{c}: ...}}`"
+        elif type(self.schema[c]) in _ISO:
+            what, remedy = f"{value!r} is not {dtype}", f"give the format in `dates: {{{c}: ...}}`"
         else:
             likely = "float64" if re.fullmatch(r"\s*-?\d+\.\d*", value) and "int" in dtype else "string"
             what, remedy = f"{value!r} is not {dtype}", f"declare `dtypes: {{{c}: {likely}}}`"
         return Issue(
-            f"{name}: row {self._row(piece, at)}, column {c!r}: {what}", f"{remedy}, or add the value to `null_values`"
+            f"{name}: row {self._row(piece, at)}, column {c!r}: {what}",
+            f"{remedy}, or add the value to `null_values`, or set `bad_rows`",
         )
 
     def _diagnose_parquet(self, piece: Piece, wanted: Sequence[str]) -> Issue | None:
@@ -377,31 +536,49 @@ def discover(
     cut: Callable[[int, float], int]
     if kind == "csv":
         heads = _headers(infos, csv, root)
-        names = heads[0][0]
-        _known([*dtypes, *(c for c, _ in csv.dates)], names)
+        columns = [head[0] for head in heads]
+        names = _agreed(columns, infos, root, csv.missing)
+        _known("dtypes", dtypes, names)
+        _known("dates", dict(csv.dates), names)
         timed = {c: pl.Datetime("us") if re.search("%[HIMSTRXcsfpkl+.]", f) else pl.Date() for c, f in csv.dates}
         given = {**timed, **dtypes}
-        sampled, notes = _sample(infos, heads, names, [c for c in names if c not in given], csv)
+        sampled, notes = _sample(infos, heads, names, given, csv, root)
         schema = {c: given.get(c) or sampled[c] for c in names}
         sizes = [i.size for i in infos]
         cut = _line_cutter(infos, heads, csv)
         divisible = [_splits(f, csv) for f in files]
         spans = sizes
     else:
-        schema, sizes, spans, groups = _parquet(infos, root)
-        _known(dtypes, schema)
+        schema, columns, sizes, spans, groups = _parquet(infos, root, csv.missing)
+        _known("dtypes", dtypes, schema)
         schema = {c: dtypes.get(c, t) for c, t in schema.items()}
         cut = _row_cutter(spans, groups, exact=partitions is not None)
         divisible = [True] * len(files)
     if csv.file_column:
         if csv.file_column in schema:
-            raise ConfigError(Issue(f"file_column {csv.file_column!r} is already a column", "choose another name"))
+            what = f"file_column {csv.file_column!r} is already a column"
+            raise OptionError(("file_column",), None, Issue(what, "choose another name"))
         schema[csv.file_column] = pl.String()
     if partitions is not None:
         cuts = _exactly(partitions, sizes, cut)
     else:
         cuts = _by_size(sizes, divisible, cut, partition_bytes)
-    made = tuple(_partitions(files, spans, cuts))
+    for name in schema:
+        if name == "*" or (name.startswith("^") and name.endswith("$")):
+            raise DataError(
+                Issue(f"a column is called {name!r}, which queries take for a pattern", "rename it in the files")
+            )
+    own = {
+        i.path: None
+        if list(each) == list(schema)[: len(each)] and len(each) >= len(schema) - bool(csv.file_column)
+        else tuple(each)
+        for i, each in zip(infos, columns, strict=True)
+    }
+    times = {i.path: i.mtime_ns for i in infos}
+    made = tuple(
+        tuple(replace(piece, mtime_ns=times[piece.path], names=own[piece.path]) for piece in each)
+        for each in _partitions(files, spans, cuts)
+    )
     source = Source(kind, csv, schema, str(root))
     return Found(source, made, tuple(infos), sampled, tuple(notes), sum(i.size for i in infos))
 
@@ -423,7 +600,7 @@ def _format(path: str) -> str | None:
 
 
 def _splits(path: str, csv: Csv) -> bool:
-    return csv.split and csv.utf8 and not path.lower().endswith(_PACKED)
+    return csv.split is not False and csv.utf8 and not path.lower().endswith(_PACKED)
 
 
 def _name(path: str, root: str | Path) -> str:
@@ -443,11 +620,18 @@ def _files(pattern: str, root: Path, format: str | None) -> list[str]:
         hits = glob.glob(os.path.join(glob.escape(str(root)), pattern), recursive=True)
         found = sorted(f for f in hits if os.path.isfile(f) and not os.path.basename(f).startswith("_"))
     if not found:
-        folder = os.path.dirname(full)
+        folder = full.rstrip("/") if os.path.isdir(full) else os.path.dirname(full)
         while not os.path.isdir(folder):
             folder = os.path.dirname(folder)
-        remedy = did_you_mean(os.path.basename(full), sorted(os.listdir(folder)))
-        raise ConfigError(Issue(f"no file matches {pattern} (looked in {folder})", remedy))
+        if folder == full.rstrip("/"):
+            what, remedy = f"the folder {pattern} has no CSV or Parquet files", "name their `format`, or another folder"
+        else:
+            known = sorted(name for name in os.listdir(folder) if not name.startswith((".", "_")))
+            what, remedy = (
+                f"no file matches {pattern} (looked in {folder})",
+                did_you_mean(os.path.basename(full), known),
+            )
+        raise ConfigError(Issue(what, remedy))
     return [os.path.normpath(f) for f in found]
 
 
@@ -482,6 +666,35 @@ class _reading:
 
 
 # CSV text
+
+_ISO: dict[type[pl.DataType], re.Pattern[str]] = {
+    pl.Date: re.compile(r"\d{4}-\d\d-\d\d"),
+    pl.Datetime: re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?"),
+}
+
+
+def _reader(lines: Iterable[str], csv: Csv) -> Iterator[list[str]]:
+    quoting: Any = {"quotechar": csv.quote} if csv.quote else {"quoting": pycsv.QUOTE_NONE}
+    return pycsv.reader(lines, delimiter=csv.separator, **quoting)
+
+
+def _rows(body: bytes, csv: Csv, expected: int) -> tuple[Any, Any, Any]:
+    """Of each row: where it begins, where it ends (without its line end), and its number of fields, as NumPy arrays."""
+    import numpy as np
+
+    codes = np.frombuffer(body, np.uint8)
+    ends, commas = codes == ord("\n"), codes == ord(csv.separator)
+    if csv.quote and _byte(csv.quote) in body:
+        outside = np.bitwise_xor.accumulate((codes == ord(csv.quote)).view(np.uint8)) == 0
+        ends &= outside
+        commas &= outside
+    stops = np.flatnonzero(ends)
+    if len(body) and (not len(stops) or stops[-1] != len(body) - 1):
+        stops = np.append(stops, len(body))
+    begins = np.concatenate(([0], stops[:-1] + 1)) if len(stops) else stops
+    counts = np.diff(np.searchsorted(np.flatnonzero(commas), stops), prepend=0) + 1
+    length = stops - begins - (codes[np.maximum(stops - 1, 0)] == ord("\r") if len(stops) else 0)
+    return begins, stops, np.where((length <= 0) & (expected > 1), 0, counts)
 
 
 def _byte(char: str) -> bytes:
@@ -536,13 +749,15 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
             raw = codecs.getincrementaldecoder(csv.encoding)().decode(raw).encode()
         except UnicodeDecodeError as e:
             raise DataError(_undecodable(_name(path, root), csv, f"byte {e.start}", raw[e.start])) from e
+    if b"\n" not in raw and b"\r" in raw.rstrip(b"\r"):
+        what = f"{_name(path, root)}: its lines end in carriage returns only"
+        raise DataError(Issue(what, "convert it: tr '\\r' '\\n' < old.csv > new.csv"))
     end = _header_end(raw, csv)
     try:
         first = raw[: end if csv.header else _header_end(raw, replace(csv, header=True))].decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise DataError(_undecodable(_name(path, root), csv, f"byte {e.start}", raw[e.start])) from e
-    quoting: Any = {"quotechar": csv.quote} if csv.quote else {"quoting": pycsv.QUOTE_NONE}
-    fields = next(pycsv.reader(io.StringIO(first, newline=""), delimiter=csv.separator, **quoting), [])
+    fields = next(_reader(io.StringIO(first, newline=""), csv), [])
     if csv.header:
         return fields, end, raw
     if csv.columns and len(csv.columns) != len(fields):
@@ -551,6 +766,27 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
                   "name every column of the file, in order")
         )  # fmt: skip
     return list(csv.columns or (f"column_{i}" for i in range(1, len(fields) + 1))), end, raw
+
+
+def _agreed(columns: Sequence[Sequence[str]], infos: Sequence[FileInfo], root: Path, missing: str | None) -> list[str]:
+    """The columns of all files, by name, in the order of first appearance."""
+    names = list(dict.fromkeys(name for each in columns for name in each))
+    if missing is None:
+        return names
+    for each, info in zip(columns, infos, strict=True):
+        if len(each) < len(names):
+            at = info
+            lacking = [name for name in names if name not in each]
+            first = columns[0]
+            if lacking[0] in first:
+                what = f"lacks {', '.join(map(repr, lacking))}, which {_name(infos[0].path, root)} has"
+            else:
+                other = next(i for i, found in enumerate(columns) if lacking[0] in found)
+                at, what = infos[other], f"adds {', '.join(repr(n) for n in columns[other] if n not in first)}"
+                what += f", which {_name(infos[0].path, root)} does not have"
+            remedy = "add `missing: null` to read NULL there, or read it as a source of its own"
+            raise DataError(Issue(f"{_name(at.path, root)} {what}", remedy))
+    return names
 
 
 def _headers(infos: Sequence[FileInfo], csv: Csv, root: Path) -> list[Head]:
@@ -563,13 +799,6 @@ def _headers(infos: Sequence[FileInfo], csv: Csv, root: Path) -> list[Head]:
             raise DataError(Issue(f"{name}: the header has no name for column {at}", "name it in the file"))
         if twice := [n for n in names if names.count(n) > 1]:
             raise DataError(Issue(f"{name}: two columns are called {twice[0]!r}", "rename one in the file"))
-        if heads and names != (first := heads[0][0]):
-            missing, extra = [n for n in first if n not in names], [n for n in names if n not in first]
-            what = [f"{label} {', '.join(map(repr, ns))}" for label, ns in (("lacks", missing), ("adds", extra)) if ns]
-            raise DataError(
-                Issue(f"{name}: its columns differ from those of {_name(infos[0].path, root)}: "
-                      f"{' and '.join(what) or 'another order'}", "read it as a source of its own")
-            )  # fmt: skip
         heads.append((names, end, raw if len(infos) <= _SAMPLE_FILES else raw[: _SAMPLE_BYTES * 3]))
     return heads
 
@@ -589,33 +818,41 @@ _DATELIKE = r"^(\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}|\d{4}[/.]\d{1,2}[/.]\d{1,2})( .*
 
 
 def _sample(
-    infos: Sequence[FileInfo], heads: Sequence[Head], names: Sequence[str], columns: Sequence[str], csv: Csv
+    infos: Sequence[FileInfo],
+    heads: Sequence[Head],
+    names: Sequence[str],
+    given: Mapping[str, pl.DataType],
+    csv: Csv,
+    root: Path,
 ) -> tuple[dict[str, pl.DataType], list[str]]:
-    """The types of columns, from rows at the head, middle and tail of some files."""
+    """The types of columns that are not `given`, from rows at the head, middle and tail of some files."""
     n = min(len(infos), _SAMPLE_FILES)
     chosen = sorted({i * (len(infos) - 1) // max(n - 1, 1) for i in range(n)})
-    source = Source("csv", csv, dict.fromkeys(names, pl.String()))
-    frames = [pl.DataFrame(schema=source.schema)]
+    columns = [name for name in names if name not in given]
+    frames = [pl.DataFrame(schema=dict.fromkeys(names, pl.String()))]
     for i in chosen if columns else ():
+        own = heads[i][0]
+        source = Source("csv", csv, dict.fromkeys(own, pl.String()))
         for chunk in _chunks(infos[i], heads[i], csv):
-            body = _header_line(names, csv) + chunk
+            body = _header_line(own, csv) + chunk
             try:
-                frames.append(source._polars(body, source.schema, header=True).collect())
+                frames.append(source._polars(body, source.schema, header=True, ragged=True).collect())
             except pl.exceptions.PolarsError:
                 continue  # a sample may begin within quotes; errors in the data are found when they are read
-    rows = pl.concat(frames)
+    rows = pl.concat(frames, how="diagonal")
     types, notes = {}, []
     for c in columns:
-        types[c], note = _type_of(rows[c].drop_nulls())
+        types[c], note = _type_of(rows[c].drop_nulls(), csv)
         notes += [f"column {c!r} {note}"] if note else []
     return types, notes
 
 
-def _chunks(info: FileInfo, head: Head, csv: Csv) -> Iterator[bytes]:
+def _chunks(info: FileInfo, head: Head, csv: Csv, whole: bool = False) -> Iterator[bytes]:
+    """Samples of the file's rows; `whole`: also those that may begin within quotes."""
     _, begin, raw = head
     last = raw.rfind(b"\n") + 1
-    whole = (not _splits(info.path, csv) and len(raw) < _SAMPLE_BYTES * 3) or len(raw) >= info.size
-    yield raw[begin:] if whole else raw[begin:last]
+    complete = (not _splits(info.path, csv) and len(raw) < _SAMPLE_BYTES * 3) or len(raw) >= info.size
+    yield raw[begin:] if complete else raw[begin:last]
     if not _splits(info.path, csv) or len(raw) >= info.size:
         return
     with open(info.path, "rb") as f:
@@ -624,12 +861,14 @@ def _chunks(info: FileInfo, head: Head, csv: Csv) -> Iterator[bytes]:
             f.readline()
             part = f.read(_SAMPLE_BYTES)
             part = part if f.tell() >= info.size else part[: part.rfind(b"\n") + 1]
-            if not csv.quote or part.count(_byte(csv.quote)) % 2 == 0:
+            if whole or not csv.quote or part.count(_byte(csv.quote)) % 2 == 0:
                 yield part
 
 
-def _type_of(values: pl.Series) -> tuple[pl.DataType, str]:
+def _type_of(values: pl.Series, csv: Csv) -> tuple[pl.DataType, str]:
     """The narrowest type that all values have; and what a reader should know about the guess."""
+    if csv.decimal == "," and values.str.contains(r"^[-+\d,.eE]+$").all():
+        values = values.str.replace(",", ".", literal=True)
     if values.is_empty():
         return pl.String(), "is empty in all sampled rows: read as string; declare its type"
     for dtype, pattern in _PATTERNS:
@@ -646,12 +885,18 @@ def _type_of(values: pl.Series) -> tuple[pl.DataType, str]:
     return pl.String(), ""
 
 
-def _known(
-    names: Sequence[str] | Mapping[str, pl.DataType], columns: Sequence[str] | Mapping[str, pl.DataType]
-) -> None:
+class OptionError(ConfigError):
+    """About one option: the path to it, and the key in it."""
+
+    def __init__(self, option: tuple[str | int, ...], key: str | None, issue: Issue) -> None:
+        super().__init__(issue)
+        self.option, self.key = option, key
+
+
+def _known(option: str, names: Mapping[str, Any], columns: Iterable[str]) -> None:
     for n in names:
         if n not in columns:
-            raise ConfigError(Issue(f"there is no column {n!r} in the files", did_you_mean(n, columns)))
+            raise OptionError((option,), n, Issue(f"there is no column {n!r} in the files", did_you_mean(n, columns)))
 
 
 # Partitions: cuts are (file, position) in ascending order; a cut at a file's end is one at the next file's start
@@ -660,6 +905,8 @@ def _known(
 def _line_cutter(infos: Sequence[FileInfo], heads: Sequence[Head], csv: Csv) -> Callable[[int, float], int]:
     """Moves a position, in bytes, to the next start of a line."""
     maps: dict[int, mmap.mmap] = {}
+    quoted = [csv.quote is not None and _has_quotes(i, head, csv) for i, head in zip(infos, heads, strict=True)]
+    counted: dict[int, tuple[int, int]] = {}  # up to where, and whether their number is odd
 
     def cut(file: int, at: float) -> int:
         path, size = infos[file].path, infos[file].size
@@ -671,10 +918,42 @@ def _line_cutter(infos: Sequence[FileInfo], heads: Sequence[Head], csv: Csv) -> 
             maps.clear()
             with open(path, "rb") as f:
                 maps[file] = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-        end = maps[file].find(b"\n", max(int(at), heads[file][1]) - 1)
-        return end + 1 if end >= 0 else size
+        text, at = maps[file], max(int(at), heads[file][1]) - 1
+        if csv.split is None and not quoted[file]:
+            end = text.find(b"\n", at)
+            return end + 1 if end >= 0 else size
+        if file not in counted or counted[file][0] > at:
+            counted[file] = (0, 0)
+        start, odd = counted[file]
+        odd ^= _quotes(text, start, at, csv) & 1
+        counted[file] = (at, odd)
+        while (end := text.find(b"\n", at)) >= 0:
+            odd ^= _quotes(text, at, end, csv) & 1
+            if not odd:
+                return end + 1
+            at = end + 1
+        return size
 
     return cut
+
+
+def _has_quotes(info: FileInfo, head: Head, csv: Csv) -> bool:
+    """Whether a sample of the file shows any."""
+    return (
+        any(_byte(csv.quote or "") in chunk for chunk in _chunks(info, head, csv, whole=True)) if csv.quote else False
+    )
+
+
+def _quotes(text: mmap.mmap, start: int, stop: int, csv: Csv) -> int:
+    """How many there are, counted in blocks."""
+    if csv.quote is None or stop <= start:
+        return 0
+    if stop - start < 1 << 16:
+        return text[start:stop].count(_byte(csv.quote))
+    import numpy as np  # counts dense bytes ten times as fast
+
+    blocks = (text[i : min(i + _BLOCK, stop)] for i in range(start, stop, _BLOCK))
+    return sum(int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(csv.quote))) for block in blocks)
 
 
 def _row_cutter(
@@ -737,30 +1016,30 @@ def _partitions(files: Sequence[str], spans: Sequence[int], cuts: Sequence[tuple
 
 
 def _parquet(
-    infos: Sequence[FileInfo], root: Path
-) -> tuple[dict[str, pl.DataType], list[int], list[int], list[list[tuple[int, int]]]]:
-    """The schema of all files; per file: bytes, rows, and for each row group the bytes and rows up to its end."""
+    infos: Sequence[FileInfo], root: Path, missing: str | None
+) -> tuple[dict[str, pl.DataType], list[list[str]], list[int], list[int], list[list[tuple[int, int]]]]:
+    """The schema of all files; per file: columns, bytes, rows, and for each row group the bytes and rows up to its end."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema: dict[str, pl.DataType] = {}
+    columns: list[list[str]] = []
     sizes, rows, groups = [], [], []
     for i in infos:
         name = _name(i.path, root)
         try:
-            meta = pq.read_metadata(i.path)
+            meta = pq.ParquetFile(i.path).metadata
             here = dict(pl.scan_parquet(i.path, glob=False).collect_schema())
-        except (OSError, ValueError, pl.exceptions.PolarsError) as e:
-            raise DataError(Issue(f"{name} is not a readable Parquet file: {e}", "is the file whole?")) from e
-        schema = schema or here
-        if list(here.items()) != list(schema.items()):
-            first = _name(infos[0].path, root)
-            differ = next((c for c in [*schema, *here] if schema.get(c) != here.get(c)), None)
-            what = (
-                f"column {differ!r} is {_spell(here, differ)}, there {_spell(schema, differ)}"
-                if differ
-                else "another order"
-            )
-            raise DataError(Issue(f"{name}: its columns differ from those of {first}: {what}", "read it on its own"))
+        except (OSError, ValueError, pa.ArrowException, pl.exceptions.PolarsError) as e:
+            raise DataError(
+                Issue(f"{name} is not a readable Parquet file: {str(e).splitlines()[0]}", "is the file whole?")
+            ) from e
+        for column, dtype in here.items():
+            if schema.setdefault(column, dtype) != dtype:
+                first = next(_name(j.path, root) for j, known in zip(infos, columns, strict=False) if column in known)
+                what = f"column {column!r} is {dtype_name(dtype)}, in {first} {dtype_name(schema[column])}"
+                raise DataError(Issue(f"{name}: {what}", "read it as a source of its own, and cast"))
+        columns.append(list(here))
         ends, size, count = [], 0, 0
         for g in range(meta.num_row_groups):
             size += meta.row_group(g).total_byte_size
@@ -769,8 +1048,4 @@ def _parquet(
         sizes.append(size)
         rows.append(count)
         groups.append(ends)
-    return schema, sizes, rows, groups
-
-
-def _spell(schema: Mapping[str, pl.DataType], column: str) -> str:
-    return dtype_name(schema[column]) if column in schema else "missing"
+    return {name: schema[name] for name in _agreed(columns, infos, root, missing)}, columns, sizes, rows, groups

@@ -115,6 +115,10 @@ class Loader(Protocol):
     def scan(self, partition: Any, columns: Sequence[str]) -> pl.LazyFrame:
         """The partition's rows, these columns in this order."""
 
+    def rejecting(self, folder: str) -> Loader:
+        """The same loader, which notes rows that it leaves out in files in this folder: where (`file`, `row`) and, when they
+        are to be kept, `reason` and `text`."""
+
     def diagnose(self, partition: Any, columns: Sequence[str], error: Exception) -> PipelineError | None:
         """What in the data made the query fail, with file, row and column where they can be found."""
 

@@ -78,6 +78,9 @@ class Mapped:
             raise TypeError(f"returned no {', '.join(map(repr, missing))}: return None for NULL")
         return {name: _fitted(name, result[name], self.schema[name]) for name in names}
 
+    def rejecting(self, folder: str) -> Mapped:
+        return self
+
     def diagnose(self, partition: Any, columns: Sequence[str], error: Exception) -> PipelineError | None:
         return None
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from encodings.aliases import aliases
 from typing import Any, ClassVar, Literal
 
 import polars as pl
@@ -40,8 +41,21 @@ class Read(Step):
     header: bool = Field(True, description="Whether the first line names the columns (CSV).")
     columns: list[str] | None = Field(None, description="The columns' names, for files without a header (CSV).")
     file_column: str | None = Field(None, description="Adds a column that names the file a row came from.")
-    split: bool = Field(
-        True, description="Whether large files may be cut; not where quoted fields hold line breaks (CSV)."
+    decimal: Literal[".", ","] = Field(".", description="What stands before the decimals of a number (CSV).")
+    ragged: Literal["error", None] = Field(
+        "error",
+        description="Rows with too few or too many fields. null: NULL for what is missing, the rest is left out (CSV).",
+    )
+    missing: Literal["error", None] = Field(
+        "error", description="A column that some of the files do not have. null: NULL in their rows."
+    )
+    bad_rows: Literal["error", "drop", "keep"] = Field(
+        "error",
+        description="Rows with a value that is not of its column's type, or not as many fields as columns. drop: they are left out and counted. keep: they are also written to ${run}/bad_rows, with the reason. Both read all columns (CSV).",
+    )
+    split: bool | None = Field(
+        None,
+        description="Whether large files may be cut. Default: yes; where samples show quotes, these are counted first, so that no quoted line break is cut. true: count in any case. false: never (CSV).",
     )
     partitions: int | None = Field(
         None, ge=1, le=1_000_000, description="How many partitions. Default: about 128 MiB each."
@@ -58,6 +72,19 @@ class Read(Step):
             problems.add(
                 ("columns",), "`columns` names the columns of files without a header", "add `header: false`, or drop it"
             )
+        if not all(path.strip() for path in self.path):
+            problems.add(("path",), "the path is empty", "name a file, a folder or a glob")
+        try:
+            "".encode(self.encoding)
+        except (LookupError, ValueError):
+            known = sorted({name.replace("_", "-") for name in aliases.values()} | {"utf-8", "latin-1"})
+            problems.add(
+                ("encoding",), f"unknown encoding {self.encoding!r}", did_you_mean(self.encoding.lower(), known)
+            )
+        if self.decimal == (self.separator or ","):
+            problems.add(
+                ("decimal",), "decimals and fields are separated by the same character", 'add `separator: ";"`'
+            )
         if problems.issues:
             return None
         csv = scan.Csv(
@@ -69,6 +96,10 @@ class Read(Step):
             dates=tuple(self.dates.items()),
             file_column=self.file_column,
             split=self.split,
+            decimal=self.decimal,
+            ragged=self.ragged,
+            missing=self.missing,
+            bad_rows=self.bad_rows,
         )
         try:
             found = scan.discover(
@@ -82,8 +113,11 @@ class Read(Step):
             )
         except PipelineError as error:
             for issue in error.issues:
-                option = "dtypes" if "dtypes" in issue.message else "path"
-                problems.add((option,), issue.message, issue.remedy)
+                if isinstance(error, scan.OptionError) and error.key is not None:
+                    problems.key(error.option, error.key, issue.message, issue.remedy)
+                else:
+                    path = error.option if isinstance(error, scan.OptionError) else ("path",)
+                    problems.add(path, issue.message, issue.remedy)
             problems.exit_code = max(problems.exit_code, error.exit_code)
             return None
         identity = tuple((f.path, f.size, f.mtime_ns) for f in found.files)
