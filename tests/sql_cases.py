@@ -110,8 +110,8 @@ def duck_family(name: str) -> str:
 
 
 def same(a: object, b: object, rel: float = 1e-12) -> bool:
-    if isinstance(b, str):
-        b = b.replace("-nan", "nan")  # DuckDB writes the sign of a NaN
+    if isinstance(a, str) and isinstance(b, str):
+        return a.replace("-nan", "nan") == b.replace("-nan", "nan")  # DuckDB writes the sign of a NaN
     if (
         isinstance(a, (float, Decimal))
         and isinstance(b, (float, Decimal))

@@ -459,6 +459,16 @@ def test_random_expressions_equal_duckdb(kind: str, table: duckdb.DuckDBPyConnec
     assert done > 100
 
 
+@given(st.lists(st.floats() | st.floats(-1e-3, 1e-3) | st.integers().map(float), min_size=1, max_size=50))
+def test_floats_are_written_as_in_duckdb(values: list[float]) -> None:
+    frame = pl.DataFrame({"x": values}, schema={"x": pl.Float64})
+    got = result(parse("cast(x as varchar)").bind(dict(frame.schema)), frame)
+    assert [
+        *map(sql_cases.same, got, [r[0] for r in duckdb.sql("select cast(x as varchar) from frame").fetchall()])
+    ].count(False) == 0
+    assert all(sql_cases.same(float(t), v) for t, v in zip(got, values, strict=True))
+
+
 OPERANDS = "i|k|2|f|1.5e0|s|'a'|b|true|d|null|(i)|-k|- 2|not b|d + 1|i::varchar|'7'::integer"
 OPERATORS = "+|-|*|/|//|%|**|^|=|<>|<|>=|==|!=|and|or||||like|not like|in (1, 2) =|is null =|is not null and|between 1 and|not between 0 and|is distinct from|is not true or"
 

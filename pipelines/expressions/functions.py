@@ -158,9 +158,9 @@ def _log(x: Typed, y: Typed | None = None) -> Typed:
 
 
 def _pow(x: Typed, y: Typed) -> Typed:
-    # Polars takes a root for the exponent 0.5, and that of -inf is NaN
-    root = (x.expr == -math.inf) & (y.expr == 0.5)
-    return Typed(pl.when(root).then(math.inf).otherwise(x.expr.pow(y.expr)), FLOAT)
+    # Polars takes a root for the exponent 0.5: NaN of -inf, -0.0 of -0.0
+    root = (y.expr == 0.5) & ((x.expr == -math.inf) | (x.expr == 0.0))
+    return Typed(pl.when(root).then(x.expr.abs()).otherwise(x.expr.pow(y.expr)), FLOAT)
 
 
 # --- Text ---------------------------------------------------------------------------------------------------------------

@@ -223,7 +223,9 @@ def _written(x: Typed) -> pl.Expr:
         form = "%H:%M:%S%.f" if x.dtype == TIME else "%Y-%m-%d %H:%M:%S%.f"
         return e.dt.strftime(form).str.replace(r"(\.\d*?)0+$", "$1")
     if x.dtype.is_float():
-        return pl.when(e.is_nan()).then(pl.lit("nan")).otherwise(e.cast(STRING))
+        text = e.cast(STRING).str.replace(r"e-(\d)$", "e-0$1")  # as C writes exponents, from 1e-05 down
+        text = text.str.replace(r"^(-?)0\.0000([1-9])(\d*)$", "$1$2.${3}e-05").str.replace(".e", "e", literal=True)
+        return pl.when(e.is_nan()).then(pl.lit("nan")).otherwise(text)
     return e.cast(STRING)
 
 
