@@ -352,7 +352,14 @@ def _strptime(strict: bool) -> Function:
 
 def _coalesce(*args: Typed) -> Typed:
     items, common = unify(args, "combine")
-    return Typed(pl.coalesce([to(i, common) for i in items]), common)
+    values = list[pl.Expr]()
+    for item in items:
+        values.append(to(item, common))
+        if item.expr.meta.is_literal():  # of a literal before a column, Polars takes the length, 1, for the table's
+            if pl.select(item.expr).item() is not None:
+                break
+            values.pop()
+    return Typed(pl.coalesce(values) if values else pl.lit(None, common), common)
 
 
 def _nullif(a: Typed, b: Typed) -> Typed:

@@ -55,7 +55,7 @@ def arithmetic(op: str, a: Typed, b: Typed) -> Typed:
         common = _decimal(op, a.dtype, b.dtype)
         x, y = a.expr.cast(common), b.expr.cast(common)
         if op == "%":
-            y = refuse(y == 0, pl.lit("a decimal % 0"), y, common)
+            y = refuse((y == 0) & x.is_not_null(), pl.lit("a decimal % 0"), y, common)
     if op == "%" and common.is_float():
         remainder = pl.map_batches([x, y], _fmod, return_dtype=common, is_elementwise=True)
         return Typed(pl.when(x.is_not_null() & y.is_not_null()).then(remainder), common)
@@ -79,7 +79,7 @@ def _integers(op: str, x: pl.Expr, y: pl.Expr, divisor: Typed) -> Typed:
     else:
         result = x.abs() // y.abs() * x.sign() * y.sign() if op == "//" else x.abs() % y.abs() * x.sign()
         if not (isinstance(divisor, Constant) and divisor.value != 0):
-            result = refuse(y == 0, pl.lit(f"an integer {op} 0"), result, WIDE)
+            result = refuse((y == 0) & x.is_not_null(), pl.lit(f"an integer {op} 0"), result, WIDE)
     return Typed(result.cast(INT), INT)
 
 

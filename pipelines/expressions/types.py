@@ -48,6 +48,17 @@ class Constant(Typed):
     offset: int | None
 
 
+def folded(x: Typed) -> Typed:
+    """What no column decides is computed now: Polars takes its length, 1, for that of the table in some places."""
+    if isinstance(x, Constant) or x.expr.meta.is_literal() or x.expr.meta.root_names():
+        return x
+    try:
+        value = pl.select(x.expr.alias("x"))["x"]
+    except pl.exceptions.PolarsError:
+        return x  # a value that is refused; the run may have no row that wants it
+    return Typed(pl.lit(value).first() if value.dtype == pl.Datetime("ns") else pl.lit(value.item(), x.dtype), x.dtype)
+
+
 def kind(t: pl.DataType) -> str:
     """The family of a type, as rules and messages name it."""
     if t.is_integer():
