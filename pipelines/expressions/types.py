@@ -204,7 +204,10 @@ def cast(x: Typed, target: pl.DataType, strict: bool) -> Typed:
             "duration": "epoch(x) gives its seconds",
             "date": "year(x), x - DATE '1970-01-01' and epoch(x) give numbers",
         }
-        raise ExpressionError(f"cannot cast {dtype_name(x.dtype)} to {dtype_name(target)}", remedy.get(source, ""))
+        raise ExpressionError(
+            f"cannot cast {dtype_name(x.dtype)} to {dtype_name(target)}",
+            remedy.get(source, "numbers, booleans, dates and text can be cast into each other: docs/sql.md"),
+        )
     if x.dtype == target:
         return x
     if wanted == "string":
