@@ -14,7 +14,7 @@ import polars as pl
 from pipelines.errors import DataError, Issue
 from pipelines.types import Schema, dtype_name
 
-VERSION = f"polars-{pl.__version__}-1"
+VERSION = f"polars-{pl.__version__}-2"
 """Part of every identity: bytes are promised within one version of the kernel."""
 
 
