@@ -14,7 +14,7 @@ import polars as pl
 from pipelines.errors import DataError, Issue
 from pipelines.types import Schema, dtype_name
 
-VERSION = f"polars-{pl.__version__}-1"
+VERSION = f"polars-{pl.__version__}-2"
 """Part of every identity: bytes are promised within one version of the kernel."""
 
 
@@ -61,4 +61,19 @@ def _cast_issue(said: str) -> Issue:
             f"an integer result does not fit {dtype}: {values[1] if values else head}",
             "cast to double before computing",
         )
+    if found := _CAST.search(said):
+        source, target = (_TYPES.get(name, name) for name in found.group(1, 2))
+        what = f"{' '.join(found[5].split())} ({found[3]} of {found[4]} values)"
+        return Issue(f"cannot cast {source} to {target}: {what}", "TRY_CAST gives NULL for such values")
     return Issue(head, "TRY_CAST gives NULL for values that cannot be converted")
+
+
+_CAST = re.compile(
+    r"conversion from `(.+?)` to `(.+?)` failed in column .*? for (\d+) out of (\d+) values: \[(.*?)\](?:\n\n|$)",
+    re.DOTALL,
+)
+_TYPES = {
+    **{f"{sign[0]}{bits}": f"{sign}{bits}" for sign in ("int", "uint", "float") for bits in (8, 16, 32, 64)},
+    **{"str": "string", "bool": "boolean", "i128": "int128", "datetime[μs]": "datetime"},
+}
+"""Polars' names of types, as we write them."""

@@ -78,6 +78,8 @@ FRAME = pl.DataFrame(ROWS, schema=SCHEMA, orient="row")
 
 def connect() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
+    # DuckDB 2.0's optimizer has date_trunc('hour', DATE '2024-01-31') = TIMESTAMP '2024-01-31' false.
+    connection.execute("pragma disable_optimizer")
     connection.execute(f"create table x({DUCKDB})")
     connection.executemany(f"insert into x values ({','.join('?' * len(SCHEMA))})", ROWS)
     return connection
@@ -110,8 +112,8 @@ def duck_family(name: str) -> str:
 
 
 def same(a: object, b: object, rel: float = 1e-12) -> bool:
-    if isinstance(b, str):
-        b = b.replace("-nan", "nan")  # DuckDB writes the sign of a NaN
+    if isinstance(a, str) and isinstance(b, str):
+        return a.replace("-nan", "nan") == b.replace("-nan", "nan")  # DuckDB writes the sign of a NaN
     if (
         isinstance(a, (float, Decimal))
         and isinstance(b, (float, Decimal))
@@ -240,12 +242,10 @@ def expressions(depth: int = 2) -> dict[str, st.SearchStrategy[str]]:
                 "regexp_replace(",
                 texts,
                 ", ",
-                _one("'[ab]'|'(a)(.)'|'^'"),
-                ", ",
-                _one("'X'|'\\2\\1'|''"),
+                _one("'[ab]', 'X'|'^', '-'|'(a)(.)', '\\2\\1'|'b', ''"),
                 _one("|, 'g'"),
                 ")",
-            ).filter(lambda t: "\\2" not in t or "(a)(.)" in t),
+            ),
             _joined("regexp_extract(", texts, ", ", _one("'[a-z]+'|'(a)(.)', 2|'z'"), ")"),
             _joined(
                 "strftime(",

@@ -368,6 +368,16 @@ def test_equal_keys_meet_whatever_their_bits() -> None:
     assert answer["m"].to_list() == [4.5, 6.0, 2.0]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(VALUES, st.none() | st.booleans()), max_size=25), st.integers(1, 4))
+def test_keys_equal_duckdb(rows: list[tuple[Any, Any]], parts: int) -> None:
+    """NULL, NaN, infinities and both zeros as keys."""
+    frame = pl.DataFrame(rows, schema={"k": pl.Float64, "b": pl.Boolean}, orient="row")
+    answer = reduced(bind(dict(frame.schema), by="k", n="count(*)", t="max(b)"), pieces(frame, parts))
+    reference = duckdb.sql("select k, count(*) as n, max(b) as t from frame group by k order by k nulls last").pl()
+    assert_frame_equal(answer, reference.cast(dict(answer.schema)))
+
+
 KEYS = [
     pl.Boolean(), pl.Binary(), pl.Date(), pl.Time(), pl.Duration("us"), pl.Datetime("ns"), pl.Datetime("us", "Europe/Berlin"),
     pl.Decimal(20, 3), pl.UInt8(), pl.Int64(), pl.Float32(), pl.String(),

@@ -27,6 +27,7 @@ from pipelines.expressions.types import (
     ExpressionError,
     Typed,
     cast,
+    folded,
     kind,
     read,
     to,
@@ -110,7 +111,7 @@ class _Binder:
 
     def bind(self, node: exp.Expr) -> Typed:
         try:
-            return _folded(self._bind(node))
+            return folded(self._bind(node))
         except ExpressionError as error:
             if error.offset is None:
                 raise error.at(offset_of(node)) from None
@@ -275,7 +276,7 @@ class _Binder:
             if subject is None:
                 found = self._guarded(branch.this, rest)._truth(branch.this)
             else:
-                found = compare("=", self.bind(subject), self.bind(branch.this)).expr
+                found = folded(compare("=", self.bind(subject), self.bind(branch.this))).expr
             matches.append(found)
             wanted = branch.args["true"]
             values.append(self._guarded(wanted, rest & found).bind(wanted))
@@ -284,7 +285,10 @@ class _Binder:
         values, common = unify(values, "combine")
         result = to(values[-1], common)
         for found, value in zip(reversed(matches), reversed(values[:-1]), strict=True):
-            result = pl.when(found).then(to(value, common)).otherwise(result)
+            if not found.meta.is_literal():
+                result = pl.when(found).then(to(value, common)).otherwise(result)
+            elif pl.select(found).item():
+                result = to(value, common)
         return Typed(result, common)
 
     def _guarded(self, node: exp.Expr, wanted: pl.Expr) -> _Binder:
@@ -349,17 +353,6 @@ class _Binder:
             return self.on_aggregate(AGGREGATES[name], Typed(argument.expr, argument.dtype), distinct, rows)
         except ExpressionError as error:
             raise error.at(offset) from None
-
-
-def _folded(x: Typed) -> Typed:
-    """What no column decides is computed now: Polars takes its length, 1, for that of the table in some places."""
-    if isinstance(x, Constant) or x.expr.meta.is_literal() or x.expr.meta.root_names():
-        return x
-    try:
-        value = pl.select(x.expr.alias("x"))["x"]
-    except pl.exceptions.PolarsError:
-        return x  # a value that is refused; the run may have no row that wants it
-    return Typed(pl.lit(value).first() if value.dtype == pl.Datetime("ns") else pl.lit(value.item(), x.dtype), x.dtype)
 
 
 def _offset_of_call(node: exp.Expr) -> int | None:

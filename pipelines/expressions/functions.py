@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from pipelines.errors import did_you_mean
-from pipelines.expressions.operators import UNITS, arithmetic, compare, days
+from pipelines.expressions.operators import UNITS, arithmetic, compare, days, divided
 from pipelines.expressions.types import (
     BOOL,
     DATE,
@@ -117,15 +117,16 @@ def _whole(f: Callable[[pl.Expr], pl.Expr]) -> Function:
     """floor, ceil, trunc: of a decimal a decimal, of anything else a float."""
 
     def build(x: Typed) -> Typed:
-        dtype = _roomy(x.dtype) if kind(x.dtype) == "decimal" else FLOAT
-        return Typed(f(to(x, dtype)).cast(dtype), dtype)
+        if kind(x.dtype) != "decimal":
+            return Typed(f(to(x, FLOAT)), FLOAT)
+        return Typed(f(to(x, _digits(x.dtype, 38))).cast(_digits(x.dtype, 0)), _digits(x.dtype, 0))
 
     return Function("number", build)
 
 
-def _roomy(dtype: pl.DataType) -> pl.DataType:
-    """Rounding up can take one digit more."""
-    return pl.Decimal(38, dtype.scale) if isinstance(dtype, pl.Decimal) else dtype
+def _digits(dtype: pl.DataType, digits: int) -> pl.DataType:
+    """What a rounded value is: rounding up can take one digit more before the point."""
+    return pl.Decimal(38, max(min(dtype.scale, digits), 0)) if isinstance(dtype, pl.Decimal) else dtype
 
 
 def _abs(x: Typed) -> Typed:
@@ -138,14 +139,14 @@ def _round(x: Typed, digits: int = 0) -> Typed:
     if digits >= 0:
         if x.dtype.is_integer():
             return x
-        dtype = _roomy(x.dtype)
-        return Typed(to(x, dtype).round(digits, mode="half_away_from_zero").cast(dtype), dtype)
+        dtype = _digits(x.dtype, digits)
+        return Typed(to(x, _digits(x.dtype, 38)).round(digits, mode="half_away_from_zero").cast(dtype), dtype)
     scale = 10**-digits
     if x.dtype.is_integer():
         wide = x.expr.cast(WIDE)
         return Typed(((wide.abs() + scale // 2) // scale * scale * wide.sign()).cast(x.dtype), x.dtype)
-    rounded = (x.expr.cast(FLOAT) / scale).round(0, mode="half_away_from_zero") * scale
-    return Typed(rounded.cast(_roomy(x.dtype)), _roomy(x.dtype))
+    rounded = divided(x.expr.cast(FLOAT), pl.lit(float(scale))).round(0, mode="half_away_from_zero") * scale
+    return Typed(rounded.cast(_digits(x.dtype, 0)), _digits(x.dtype, 0))
 
 
 def _sign(x: Typed) -> Typed:
@@ -154,13 +155,13 @@ def _sign(x: Typed) -> Typed:
 
 
 def _log(x: Typed, y: Typed | None = None) -> Typed:
-    return Typed(x.expr.log10() if y is None else y.expr.log() / x.expr.log(), FLOAT)
+    return Typed(x.expr.log10() if y is None else divided(y.expr.log(), x.expr.log()), FLOAT)
 
 
 def _pow(x: Typed, y: Typed) -> Typed:
-    # Polars takes a root for the exponent 0.5, and that of -inf is NaN
-    root = (x.expr == -math.inf) & (y.expr == 0.5)
-    return Typed(pl.when(root).then(math.inf).otherwise(x.expr.pow(y.expr)), FLOAT)
+    # Polars takes a root for the exponent 0.5: NaN of -inf, -0.0 of -0.0
+    root = (y.expr == 0.5) & ((x.expr == -math.inf) | (x.expr == 0.0))
+    return Typed(pl.when(root).then(x.expr.abs()).otherwise(x.expr.pow(y.expr)), FLOAT)
 
 
 # --- Text ---------------------------------------------------------------------------------------------------------------
@@ -313,7 +314,12 @@ def _epoch(per: int, dtype: pl.DataType) -> Function:
     def build(x: Typed) -> Typed:
         e = x.expr.cast(DATETIME) if x.dtype == DATE else x.expr
         micros = e.dt.total_microseconds() if kind(x.dtype) == "duration" else e.dt.epoch("us")
-        return Typed(micros / 1e6 if dtype == FLOAT else (micros.abs() // per * micros.sign()).cast(INT), dtype)
+        return Typed(
+            divided(micros.cast(FLOAT), pl.lit(1e6))
+            if dtype == FLOAT
+            else (micros.abs() // per * micros.sign()).cast(INT),
+            dtype,
+        )
 
     return Function("span", build)
 
@@ -352,7 +358,14 @@ def _strptime(strict: bool) -> Function:
 
 def _coalesce(*args: Typed) -> Typed:
     items, common = unify(args, "combine")
-    return Typed(pl.coalesce([to(i, common) for i in items]), common)
+    values = list[pl.Expr]()
+    for item in items:
+        values.append(to(item, common))
+        if item.expr.meta.is_literal():  # of a literal before a column, Polars takes the length, 1, for the table's
+            if pl.select(item.expr).item() is not None:
+                break
+            values.pop()
+    return Typed(pl.coalesce(values) if values else pl.lit(None, common), common)
 
 
 def _nullif(a: Typed, b: Typed) -> Typed:

@@ -46,22 +46,34 @@ def arithmetic(op: str, a: Typed, b: Typed) -> Typed:
             remedy = "CAST the string; texts are joined with ||"
         raise ExpressionError(f"{op} takes {takes}, not {dtype_name(a.dtype)} and {dtype_name(b.dtype)}", remedy)
     if kinds <= {"int"}:
-        return _integers(op, to(a, WIDE), to(b, WIDE), b) if op != "/" else Typed(to(a, FLOAT) / to(b, FLOAT), FLOAT)
+        return (
+            _integers(op, to(a, WIDE), to(b, WIDE), b)
+            if op != "/"
+            else Typed(divided(to(a, FLOAT), to(b, FLOAT)), FLOAT)
+        )
     if "float" in kinds or op == "/":
         common = common_type(a.dtype, b.dtype) if op in "+-*" else FLOAT
         assert common is not None
         x, y = to(a, common), to(b, common)
+        if op == "/":
+            return Typed(divided(x, y), common)
     else:
         common = _decimal(op, a.dtype, b.dtype)
         x, y = a.expr.cast(common), b.expr.cast(common)
         if op == "%":
-            y = refuse(y == 0, pl.lit("a decimal % 0"), y, common)
+            y = refuse((y == 0) & x.is_not_null(), pl.lit("a decimal % 0"), y, common)
     if op == "%" and common.is_float():
         remainder = pl.map_batches([x, y], _fmod, return_dtype=common, is_elementwise=True)
         return Typed(pl.when(x.is_not_null() & y.is_not_null()).then(remainder), common)
     if op == "%":  # Polars' remainder has the sign of the divisor
         return Typed(pl.when(x < 0).then(-(-x % y.abs())).otherwise(x % y.abs()), common)
-    return Typed(x + y if op == "+" else x - y if op == "-" else x * y if op == "*" else x / y, common)
+    return Typed(x + y if op == "+" else x - y if op == "-" else x * y, common)
+
+
+def divided(x: pl.Expr, y: pl.Expr) -> pl.Expr:
+    """x / y as IEEE has it: by one value, Polars multiplies with its inverse, and 3 / 10 is 0.30000000000000004 in a table
+    of two rows. Times a column of ones, it is a column."""
+    return x / (y * (x.is_null() | x.is_not_null()).cast(FLOAT))
 
 
 def _fmod(operands: Sequence[pl.Series]) -> pl.Series:
@@ -79,7 +91,7 @@ def _integers(op: str, x: pl.Expr, y: pl.Expr, divisor: Typed) -> Typed:
     else:
         result = x.abs() // y.abs() * x.sign() * y.sign() if op == "//" else x.abs() % y.abs() * x.sign()
         if not (isinstance(divisor, Constant) and divisor.value != 0):
-            result = refuse(y == 0, pl.lit(f"an integer {op} 0"), result, WIDE)
+            result = refuse((y == 0) & x.is_not_null(), pl.lit(f"an integer {op} 0"), result, WIDE)
     return Typed(result.cast(INT), INT)
 
 
@@ -169,6 +181,7 @@ _METHODS = {
     **{"=": "eq", "<>": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"},
     **{"same": "eq_missing", "other": "ne_missing"},
 }
+_TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def compare(op: str, a: Typed, b: Typed) -> Typed:
@@ -178,8 +191,12 @@ def compare(op: str, a: Typed, b: Typed) -> Typed:
     if common == INT and a.dtype != b.dtype and pl.UInt64() in (a.dtype, b.dtype):
         common = WIDE
     x, y = to(a, common), to(b, common)
+    if op not in ("same", "other") and any(e.meta.is_literal() and pl.select(e).item() is None for e in (x, y)):
+        return Typed(pl.lit(None, BOOL), BOOL)  # so says Polars' optimizer, and then has one row for the table's
     if common == NULL:
         x, y = x.cast(BOOL), y.cast(BOOL)
+    if x.meta.is_literal():  # a literal on the left has one row for the table's where the right is one value by chance
+        x, y, op = y, x, _TURNED.get(op, op)
     return Typed(getattr(x, _METHODS[op])(y), BOOL)
 
 

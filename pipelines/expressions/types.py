@@ -48,6 +48,17 @@ class Constant(Typed):
     offset: int | None
 
 
+def folded(x: Typed) -> Typed:
+    """What no column decides is computed now: Polars takes its length, 1, for that of the table in some places."""
+    if isinstance(x, Constant) or x.expr.meta.is_literal() or x.expr.meta.root_names():
+        return x
+    try:
+        value = pl.select(x.expr.alias("x"))["x"]
+    except pl.exceptions.PolarsError:
+        return x  # a value that is refused; the run may have no row that wants it
+    return Typed(pl.lit(value).first() if value.dtype == pl.Datetime("ns") else pl.lit(value.item(), x.dtype), x.dtype)
+
+
 def kind(t: pl.DataType) -> str:
     """The family of a type, as rules and messages name it."""
     if t.is_integer():
@@ -193,7 +204,10 @@ def cast(x: Typed, target: pl.DataType, strict: bool) -> Typed:
             "duration": "epoch(x) gives its seconds",
             "date": "year(x), x - DATE '1970-01-01' and epoch(x) give numbers",
         }
-        raise ExpressionError(f"cannot cast {dtype_name(x.dtype)} to {dtype_name(target)}", remedy.get(source, ""))
+        raise ExpressionError(
+            f"cannot cast {dtype_name(x.dtype)} to {dtype_name(target)}",
+            remedy.get(source, "numbers, booleans, dates and text can be cast into each other: docs/sql.md"),
+        )
     if x.dtype == target:
         return x
     if wanted == "string":
@@ -223,7 +237,9 @@ def _written(x: Typed) -> pl.Expr:
         form = "%H:%M:%S%.f" if x.dtype == TIME else "%Y-%m-%d %H:%M:%S%.f"
         return e.dt.strftime(form).str.replace(r"(\.\d*?)0+$", "$1")
     if x.dtype.is_float():
-        return pl.when(e.is_nan()).then(pl.lit("nan")).otherwise(e.cast(STRING))
+        text = e.cast(STRING).str.replace(r"e-(\d)$", "e-0$1")  # as C writes exponents, from 1e-05 down
+        text = text.str.replace(r"^(-?)0\.0000([1-9])(\d*)$", "$1$2.${3}e-05").str.replace(".e", "e", literal=True)
+        return pl.when(e.is_nan()).then(pl.lit("nan")).otherwise(text)
     return e.cast(STRING)
 
 

@@ -158,6 +158,8 @@ class Aggregate(Step):
         while any(name.startswith(mark) for name in self.by):
             mark += "~"
 
+        columns, at = set(self.by), next(iter(self.by or schema), "")
+
         def on_aggregate(function: str, argument: Typed | None, distinct: bool, where: pl.Expr | None) -> Typed:
             if distinct and function not in ("min", "max"):
                 function += "_distinct"
@@ -178,11 +180,15 @@ class Aggregate(Step):
             of = argument.expr
             if where is not None:  # all but first and last pass over NULL, which is faster than to filter
                 of = of.filter(where) if function in ("first", "last") else pl.when(where).then(of)
+            if not of.meta.root_names():  # a constant: once for each row
+                columns.add(at)
+                every = pl.col(at).is_null()
+                of = pl.when(every).then(of).otherwise(of)
             key = (function, of.meta.serialize())
             call = calls.setdefault(key, Call(function, of, argument.dtype, f"{mark}{len(calls)}"))
             return Typed(pl.col(call.name), result)
 
-        outputs, columns = list[tuple[str, pl.Expr]](), frozenset(self.by)
+        outputs = list[tuple[str, pl.Expr]]()
         out = dict(keys)
         for name, text in self.__pydantic_extra__.items():
             if name in self.by:
@@ -196,11 +202,12 @@ class Aggregate(Step):
             problems.add((), "aggregate names nothing to compute", "write `aggregate: {by: [key], name: avg(column)}`")
         if problems.issues:
             return None
+        reads = frozenset(columns)
         grouping = Grouping(tuple(keys), tuple(calls.values()), tuple(outputs))
         if any(FUNCTIONS[c.function].kind == "rows" for c in grouping.calls):
-            return (AggregatedByKey if keys else AggregatedWhole)(out, grouping, columns)
+            return (AggregatedByKey if keys else AggregatedWhole)(out, grouping, reads)
         empty = pl.LazyFrame(schema={name: schema[name] for name in schema if name in columns})
-        return Aggregated(out, dict(grouping.states(empty, careful=False).collect_schema()), grouping, columns)
+        return Aggregated(out, dict(grouping.states(empty, careful=False).collect_schema()), grouping, reads)
 
     def identity(self) -> Mapping[str, Any]:
         return {"by": self.by, "outputs": dict(self.__pydantic_extra__)}
