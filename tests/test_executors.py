@@ -235,7 +235,7 @@ def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["plan", str(config), *prices]) == 0
     shown = capsys.readouterr().out
     assert "dtypes: {Date: date, Symbol: string, Open: float64" in shown
-    assert "exchange: tree: by_date combines its parts" in shown
+    assert "<- tree of stage 1, 4 to 1 partition: by_date combines its parts" in shown
     assert main(["run", str(config), *prices, "--executor", "serial", "--to", "traded", "--head", "2"]) == 0
     shown = capsys.readouterr().out
     assert "(18,966 rows in all)" in shown
