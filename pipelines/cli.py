@@ -340,18 +340,18 @@ def _steps(options: argparse.Namespace) -> None:
 def _race(options: argparse.Namespace) -> None:
     from pipelines import race
 
-    executors = options.executors.split(",") if options.executors else race.RACED
     chart: Path | None = options.output
-    try:
-        if chart is not None:
-            chart.touch()  # known before the race, not after it
-        found = race.race(options.config, _params(options), executors=executors, repeat=options.repeat, say=_say)
-        print(race.text(found))
-        if chart is not None:
+    if chart is not None and not chart.resolve().parent.is_dir():  # known before the race, not after it
+        raise MachineError(Issue(f"cannot write {chart}: there is no such folder", "name another file with -o"))
+    executors = options.executors.split(",") if options.executors else race.RACED
+    found = race.race(options.config, _params(options), executors=executors, repeat=options.repeat, say=_say)
+    print(race.text(found))
+    if chart is not None:
+        try:
             chart.write_text(race.svg(found), encoding="utf-8")
-            print(f"chart: {chart}")
-    except OSError as error:
-        raise MachineError(Issue(f"cannot write {chart}: {error.strerror}", "name another file with -o")) from None
+        except OSError as error:
+            raise MachineError(Issue(f"cannot write {chart}: {error.strerror}", "name another file with -o")) from None
+        print(f"chart: {chart}")
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -237,13 +237,20 @@ def _lap(config: str, params: Mapping[str, Any], executor: str, place: Path) -> 
         # in a session of its own, Ctrl-C does not reach it; it ends when its input does, so also when this process is killed
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True)
         assert process.stdin is not None
-        peak = _Peak(process.pid)
-        peak.start()
+        memory, ended = 0, list[float]()
+
+        def wait() -> None:
+            process.wait()
+            ended.append(time.time())
+
+        waiting = threading.Thread(target=wait, daemon=True)
         try:
-            process.wait()  # without a timeout, which would be as exact as its pauses
-            wall = time.time() - began
+            waiting.start()  # a thread of its own sees the end at once; this one is free for Ctrl-C
+            while waiting.is_alive():
+                waiting.join(_EVERY)
+                memory = max(memory, _memory(process.pid))
+            wall = ended[0] - began
         finally:
-            peak.ended.set()
             process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP)
@@ -259,28 +266,21 @@ def _lap(config: str, params: Mapping[str, Any], executor: str, place: Path) -> 
     if "issues" in facts:
         kind = {cls.exit_code: cls for cls in (ConfigError, DataError, MachineError)}[facts["exit_code"]]
         raise kind(*(Issue(f"on {executor}: {message}", remedy) for message, remedy in facts["issues"]))
-    lap = Lap(executor, facts["described"], facts["slots"], wall, facts["opened"] - began, facts["done"] - facts["opened"], peak.bytes)  # fmt: skip
+    lap = Lap(executor, facts["described"], facts["slots"], wall, facts["opened"] - began, facts["done"] - facts["opened"], memory)  # fmt: skip
     answers = {step: _answer(step, Path(path), rows, shown) for step, path, rows, shown in facts["answers"]}
     return lap, Path(facts["folder"]), answers
 
 
-class _Peak(threading.Thread):
-    """Looks at the memory of a process and all below it until it has ended."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.pid, self.bytes, self.ended = pid, 0, threading.Event()
-
-    def run(self) -> None:
-        while not self.ended.wait(_EVERY):
-            total = 0
-            with contextlib.suppress(psutil.Error):
-                parent = psutil.Process(self.pid)
-                for process in [parent, *parent.children(recursive=True)]:
-                    with contextlib.suppress(psutil.Error):  # it has ended meanwhile
-                        info = process.memory_info()
-                        total += info.rss - getattr(info, "shared", 0)
-            self.bytes = max(self.bytes, total)
+def _memory(pid: int) -> int:
+    """Bytes that the process and all below it have allocated."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                info = process.memory_info()
+                total += info.rss - getattr(info, "shared", 0)
+    return total
 
 
 def _run(config: str, params: Mapping[str, Any], executor: str, place: str) -> None:
@@ -314,7 +314,7 @@ def _run(config: str, params: Mapping[str, Any], executor: str, place: str) -> N
 def _end_with_input() -> None:
     with contextlib.suppress(OSError):
         os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # it wakes, whatever it waits for
 
 
 # What is shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -390,6 +391,8 @@ def _shown(node: Node) -> str:
         return f"a {kind}" if node.value else f"an empty {kind}"
     if node.value is None:
         return "null"
+    if isinstance(node.value, float) and not math.isfinite(node.value):
+        return f"{node.value:f}".replace("inf", ".inf").replace("nan", ".nan")
     return str(node.value).lower() if isinstance(node.value, bool) else f"{node.value!r:.60}"
 
 

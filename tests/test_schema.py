@@ -151,6 +151,9 @@ def test_bad_configs_of_the_wrong_form() -> None:
 def test_what_check_accepts_the_schema_accepts(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "data").symlink_to(ROOT / "data")
+    (tmp_path / "mine.py").write_text(
+        "import polars as pl\n\ndef same(t: pl.DataFrame) -> pl.DataFrame:\n    return t\n"
+    )
     chance, path, accepted = random.Random(7), tmp_path / "large.yaml", 0
     for _ in range(150):
         text = mutated(LARGE, chance)
@@ -160,7 +163,7 @@ def test_what_check_accepts_the_schema_accepts(tmp_path: Path) -> None:
         except PipelineError:
             continue
         config = parse_yaml(text, "f").plain()
-        if text != LARGE and "None" not in str(config):  # options may be null: nothing proposes that
+        if text != LARGE and str(config).count("None") == 1:  # options may be null: nothing proposes that
             accepted += 1
             assert complaints(config) == [], text
     assert accepted > 20

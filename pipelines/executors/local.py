@@ -72,7 +72,9 @@ class Local(Cluster):
                     threads_per_worker=self.threads,
                     processes=self.processes,
                     memory_limit=self.memory_limit or ("auto" if self.processes else 0),
-                    dashboard_address=None if self.port is None else f"127.0.0.1:{_free(self.port)}",
+                    # None would still open a port, 8787, to the whole network
+                    dashboard_address=f"127.0.0.1:{_free(self.port or 0)}",
+                    scheduler_kwargs={"dashboard": self.port is not None},
                     host="127.0.0.1" if self.processes else None,
                     silence_logs=logging.CRITICAL,
                 )

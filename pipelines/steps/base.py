@@ -161,6 +161,11 @@ class Problems:
         parent = self.node.find(path)
         self.issues.append(Issue(message, remedy, parent.keys.get(name, parent.place)))
 
+    def new_column(self, path: tuple[str | int, ...], name: str) -> None:
+        """A name that Polars takes for a pattern is an issue, at the key `name` of the mapping at `path`."""
+        if name == "*" or (name.startswith("^") and name.endswith("$")):
+            self.key(path, name, f"the column name {name!r} would be taken for a pattern", "choose another name")
+
     def column(self, path: tuple[str | int, ...], name: str, schema: Schema) -> bool:
         """Whether the column exists; if not, that is an issue."""
         if name in schema:
