@@ -309,13 +309,16 @@ def _node(staged: Staged, node: Node, x: float, y: float, width: float) -> Itera
     yield f"<title>{_xml(_node_title(staged, node))}</title>"
     yield f'<rect class="box" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_NODE}" rx="7"/>'
     yield f'<rect class="bar" x="{x + 5:.1f}" y="{y + 8:.1f}" width="3" height="{_NODE - 16}" rx="1.5"/>'
-    yield _text("name", x + 18, y + 21, _shortened(node.name, width - 30 - _right(node), _NAME))
-    yield _text("kind", x + width - 12, y + 21, node.kind)
+    options = _shortened(explain.summary(staged.plan, node.name), width - 32, _CODE)
+    line = y + 21 if options else y + 30
+    yield _text("name", x + 18, line, _shortened(node.name, width - 30 - _right(node), _NAME))
+    yield _text("kind", x + width - 12, line, node.kind)
     if mark := _mark(node):
         left, wide = x + width + 8 - _right(node), _mark_width(node)
-        yield f'<g class="mark"><rect x="{left:.1f}" y="{y + 9.5:.1f}" width="{wide:.1f}" height="16" rx="8"/>'
-        yield f"{_text('', left + wide / 2, y + 21, mark)}</g>"
-    yield _text("options", x + 18, y + 39, _shortened(explain.summary(staged.plan, node.name), width - 32, _CODE))
+        yield f'<g class="mark"><rect x="{left:.1f}" y="{line - 11.5:.1f}" width="{wide:.1f}" height="16" rx="8"/>'
+        yield f"{_text('', left + wide / 2, line, mark)}</g>"
+    if options:
+        yield _text("options", x + 18, y + 39, options)
     yield "</g>"
 
 

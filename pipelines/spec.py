@@ -205,7 +205,11 @@ class _Reader:
             sound &= not (doubtful and "${" in str(self.root.find(("steps", name)).plain()))
             if not name.isidentifier():
                 self.add(place, f"{name!r} cannot name a step", "use letters, digits and _, the first not a digit")
+            told = len(self.issues)
             step, kept = self.step(name, body, place), self.checkpoint(body)
+            if not sound:  # what failed to be put in is told already
+                blind = _references(self.root.find(("steps", name)))
+                self.issues[told:] = [issue for issue in self.issues[told:] if issue.place not in blind]
             kind = self.kind(body)
             roles[name] = KINDS[kind].role if kind else "table"
             told = len(self.issues)
@@ -355,6 +359,14 @@ class _Reader:
         if kind and KINDS[kind].role == "sink":
             self.add(node.place, "a step that writes has nothing to keep", "remove `checkpoint`")
         return True
+
+
+def _references(node: Node) -> set[Place]:
+    """Where the texts stand that parameters are put into."""
+    if isinstance(node.value, dict | tuple):
+        inside = node.value.values() if isinstance(node.value, dict) else node.value
+        return set[Place]().union(*map(_references, inside))
+    return {node.place} if isinstance(node.value, str) and "${" in node.value else set()
 
 
 _WANTED = {
