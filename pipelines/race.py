@@ -23,6 +23,7 @@ from xml.sax.saxutils import escape
 
 import polars as pl
 import psutil
+from dask.system import CPU_COUNT
 
 from pipelines.errors import ConfigError, DataError, Issue, MachineError, PipelineError, did_you_mean
 from pipelines.pipeline import load
@@ -131,6 +132,8 @@ def race(
     for name in executors:
         if name not in EXECUTORS:
             raise ConfigError(Issue(f"unknown executor {name!r}", did_you_mean(name, EXECUTORS)))
+    if repeat < 1:
+        raise ConfigError(Issue(f"--repeat {repeat}: there is nothing to run", "--repeat 1"))
     plan = load(config, params).plan()
     _can_run_again(plan)
     laps = dict[str, list[Lap]]()
@@ -153,8 +156,7 @@ def race(
                     folders.remove(folder)
                     folders.remove(folders[0])
                     raise DataError(*different)
-    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
-    return Race(plan.spec.name, tuple(Lane(tuple(found)) for found in laps.values()), compared, cores or 1)
+    return Race(plan.spec.name, tuple(Lane(tuple(found)) for found in laps.values()), compared, CPU_COUNT)
 
 
 def _can_run_again(plan: Plan) -> None:

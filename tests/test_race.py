@@ -109,6 +109,7 @@ def test_tables_that_are_only_shown_are_compared_too(project: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["--executors", "serial,thread"], 2, "unknown executor 'thread'\n    did you mean 'threads'?"),
+        (["--repeat", "0"], 2, "--repeat 0: there is nothing to run"),
         (["-p", "y=1"], 2, "unknown parameter 'y'"),
         (["-o", "no/such/folder.svg"], 4, "cannot write no/such/folder.svg"),
     ],
