@@ -287,6 +287,7 @@ def _memory(pid: int) -> int:
 
 def _run(config: str, params: Mapping[str, Any], executor: str, place: str) -> None:
     """In the process of a lap: the run, and what it has to tell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     threading.Thread(target=_end_with_input, daemon=True).start()
     told, opened = dict[str, Any](), time.time()
 

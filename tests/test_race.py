@@ -146,12 +146,16 @@ def test_a_run_that_fails_ends_the_race(
     assert "Traceback" not in said
 
 
-def _started(project: Path, executor: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+def _started(
+    project: Path, executor: str, ignoring: bool = False
+) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A race whose first run is at work, and the processes that it has started."""
     marks = project / "marks"
     marks.mkdir()
     path = config(project, f"open('{marks}/' + str(n), 'w').close(); time.sleep(60); return n")
     command = [sys.executable, "-m", "pipelines", "race", str(path), "--executors", executor]
+    if ignoring:
+        command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
     end = time.monotonic() + 60
     while not list(marks.iterdir()):
@@ -173,8 +177,9 @@ def test_ctrl_c_ends_all_of_it(project: Path, executor: str) -> None:
     assert [json.loads(p.read_text())["exit_code"] for p in (project / "runs").glob("*/record.json")] == [130]
 
 
-def test_no_run_outlives_a_race_that_was_killed(project: Path) -> None:
-    started, children = _started(project, "serial")
+@pytest.mark.parametrize("ignoring", [False, True], ids=["", "in the background of a shell"])
+def test_no_run_outlives_a_race_that_was_killed(project: Path, ignoring: bool) -> None:
+    started, children = _started(project, "serial", ignoring)
     assert children
     started.kill()
     started.communicate()
