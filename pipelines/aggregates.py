@@ -3,7 +3,8 @@
 Class `exact`: the answer has the same bits for any order and any partitioning. `ordered`: it depends on the order of rows
 (first, last) or, within 1e-12, on the partitioning (var, std: pooled in partition order). `rows`: it needs all rows of a group.
 
-Sums and means of floats are exact. x = (h + l·2⁻⁹⁰)·2⁻²⁰ with h = round(x·2²⁰) and integer l; both are summed as Int128,
+Sums of floats are exact until the end, where they become one float64, within one unit in the last place; a mean is that sum
+divided by the count. x = (h + l·2⁻⁹⁰)·2⁻²⁰ with h = round(x·2²⁰) and integer l; both are summed as Int128,
 where addition is associative. That covers |x| in [2⁻⁵⁷, 2⁶³) and 0, for up to 2³⁷ rows. Other finite values are counted,
 and where there are any the partition is computed again with those values kept aside and added as fractions of integers.
 Infinities and NaN are summed apart: their sum does not depend on order.
@@ -103,7 +104,7 @@ def _mean_of(states: pl.Series) -> pl.Series:
 
 
 def _join(states: pl.Series, *, mean: bool) -> pl.Series:
-    """float64 from the limbs; at most one unit in the last place from the real sum."""
+    """float64 from the limbs: the real sum within one unit in the last place; a mean is that divided by the count."""
     frame = states.struct.unnest()
     two90 = pl.lit(2**90, pl.Int128)
     # carry so that |low| <= 2^89: then high and low cannot cancel, and what high loses as a float goes to low
@@ -174,23 +175,31 @@ def _final_avg(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _partial_var(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
+    """The mean as a sum of two floats: deviations from one float near it, and what is left, which is small."""
     x = x.cast(pl.Float64)
-    count = x.count().cast(pl.Int64)
+    count, pivot = x.count().cast(pl.Int64), x.mean()
+    away = x - pivot
+    rest = away.mean()
     return [
         count.alias(f"{name}.count"),
-        x.mean().alias(f"{name}.mean"),
-        (x.var(ddof=0) * count).alias(f"{name}.m2"),
+        pivot.alias(f"{name}.mean"),
+        rest.alias(f"{name}.rest"),
+        (away - rest).pow(2).sum().alias(f"{name}.m2"),
     ]
 
 
 def _combine_var(name: str, dtype: pl.DataType) -> Exprs:
-    """Chan, Golub, LeVeque (1979): pooled means and squared deviations."""
-    count, mean, m2 = (pl.col(f"{name}.{part}") for part in ("count", "mean", "m2"))
-    pooled = (mean * count).sum() / count.sum()
+    """Chan, Golub, LeVeque (1979): pooled means and squared deviations, all relative to the first mean."""
+    count, mean, rest, m2 = (pl.col(f"{name}.{part}") for part in ("count", "mean", "rest", "m2"))
+    pivot = mean.filter(count > 0).first()
+    away = (mean - pivot) + rest
+    pooled = (away * count).sum() / count.sum()
+    moved = pivot + pooled
     return [
         count.sum(),
-        pl.when(count.sum() > 0).then(pooled).alias(f"{name}.mean"),
-        (m2.sum() + (count * (mean - pooled).pow(2)).sum()).alias(f"{name}.m2"),
+        pl.when(count.sum() > 0).then(moved).alias(f"{name}.mean"),
+        pl.when(count.sum() > 0).then((pivot - moved) + pooled).alias(f"{name}.rest"),
+        (m2.sum() + (count * (away - pooled).pow(2)).sum()).alias(f"{name}.m2"),
     ]
 
 
@@ -228,7 +237,7 @@ def _edge(which: Literal["first", "last"]) -> Function:
     """The value in the first or last row of the group, NULL where it is NULL."""
 
     def partial(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
-        return [getattr(x, which)().alias(f"{name}.value"), pl.len().cast(pl.Int64).alias(f"{name}.rows")]
+        return [getattr(x, which)().alias(f"{name}.value"), x.len().cast(pl.Int64).alias(f"{name}.rows")]
 
     def combine(name: str, dtype: pl.DataType) -> Exprs:
         # a partition without rows has no first row
@@ -267,6 +276,15 @@ def _count_rows(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exp
     return [pl.len().cast(pl.Int64).alias(name)]
 
 
+def _distinct(known: Function) -> Function:
+    """The function over each value once; all rows of a group must meet."""
+
+    def partial(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
+        return known.partial(canonical(x, dtype).unique(maintain_order=True), dtype, name, careful)
+
+    return Function("rows", known.takes, known.result, partial, _never, known.final)
+
+
 _INT64: Callable[[pl.DataType], pl.DataType | None] = lambda t: pl.Int64()  # noqa: E731
 _VAR: dict[str, Any] = {"result": _float_if_number, "partial": _partial_var, "combine": _combine_var}
 
@@ -285,3 +303,4 @@ FUNCTIONS: dict[str, Function] = {
     "count_distinct": _rows("any type that can be ordered", lambda t: pl.Int64() if _orderable(t) else None,
                             lambda x, t: x.drop_nulls().n_unique().cast(pl.Int64)),
 }  # fmt: skip
+FUNCTIONS |= {f"{name}_distinct": _distinct(FUNCTIONS[name]) for name in ("sum", "avg", "var", "std", "median")}

@@ -1,101 +1,295 @@
-"""The commands, and what their exit codes mean: 0 done, 2 the config is wrong, 3 the data is wrong, 4 the machine, 130 Ctrl-C."""
+"""The commands, and what their exit codes mean."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipelines.errors import ConfigError, Issue, MachineError, PipelineError
+from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
 from pipelines.pipeline import Pipeline, load
 from pipelines.spec import EXECUTORS
-from pipelines.stages import cut, describe
-from pipelines.steps.base import Input
-from pipelines.types import dtype_name, size_text
+from pipelines.types import size_text
 
-if TYPE_CHECKING:  # a check and a plan need neither Dask nor what shows a run
+if TYPE_CHECKING:  # a command imports what it needs when it is called: a check needs neither Dask nor what draws
     from pipelines.executors.base import Executor
     from pipelines.run import Result
 
+CODES = """exit codes:
+  0    done
+  2    the config or the command line is wrong: nothing was run
+  3    the data contradicts the config
+  4    the environment: a full disk, a missing package, a cluster that does not answer
+  130  stopped by Ctrl-C: nothing half-written is left"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
-        options.command(options)
+        code = options.command(options)
+        sys.stdout.flush()
     except PipelineError as error:
-        for issue in error.issues:
-            print(f"error: {issue}", file=sys.stderr)
+        _complain(error.issues)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nstopped; nothing half-written is left. The same command starts it again.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `| head` has seen enough
-        sys.stderr.close()
+    except BrokenPipeError:  # `| head` has seen enough; what Python would still flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return code or 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pipelines", description="Declarative data pipelines on Dask.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _command(commands, "run", _run, "run a pipeline")
-    run.add_argument(
-        "--executor", choices=EXECUTORS, help="where to run (default: the config's `executor:`, else local)"
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong and what to do in the form of all other errors."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=CODES, **options
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.fail(message, f"{self.prog} --help")
+
+    def fail(self, message: str, remedy: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        _complain([Issue(message, remedy)])
+        raise SystemExit(2)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser, commands = _parser()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    word = given[0]
+    if not word.startswith("-") and word not in commands:
+        parser.fail(f"unknown command {word!r}", did_you_mean(word, commands))
+    options, strange = parser.parse_known_args(given)
+    if strange:
+        command = commands[word]
+        remedy = f"{command.prog} --help"
+        if strange[0].startswith("-"):
+            known = [option for action in command._actions for option in action.option_strings]
+            near = did_you_mean(strange[0].split("=")[0], known)
+            remedy = near if near.startswith("did") else remedy
+        command.fail(f"{command.prog} does not take {strange[0]!r}", remedy)
+    return options
+
+
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(
+        prog="pipelines", description="Data pipelines as short YAML files: checked completely, then run with Dask."
     )
-    run.add_argument("--to", metavar="STEP", help="run only up to this step and show its table")
-    run.add_argument("--head", metavar="N", type=_count, default=10, help="rows to show of each result (default 10)")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    commands = dict[str, _Parser]()
+
+    def command(name: str, call: object, text: str, example: str) -> _Parser:
+        made: _Parser = subparsers.add_parser(name, help=text, description=f"{text}.\n\nexample:\n  {example}")
+        made.set_defaults(command=call)
+        commands[name] = made
+        return made
+
+    new = command(
+        "new", _new, "write a commented starter config for data files", "pipelines new data/prices.csv -o prices.yaml"
+    )
+    new.add_argument("data", metavar="DATA", help="a CSV or Parquet file, a folder or a glob in quotes")
+    new.add_argument("-o", dest="output", metavar="FILE", help="where to write it (default: named after the data; - prints it)")  # fmt: skip
+
+    check = command(
+        "check", _check, "check configs completely, all mistakes at once; runs nothing", "pipelines check configs/*.yaml"
+    )  # fmt: skip
+    _config(check, many=True)
+    check.add_argument(
+        "--format",
+        choices=("text", "json", "github"),
+        default="text",
+        help="text for people (default); json: a list of objects; github: annotations in GitHub Actions",
+    )
+
+    plan = command(
+        "plan", _plan, "show what each step will produce, and how it will run", "pipelines plan configs/stock_groupby.yaml"
+    )  # fmt: skip
+    _config(plan)
+    plan.add_argument("--format", choices=("text", "json"), default="text", help="text for people (default), or json")
+
+    graph = command(
+        "graph", _graph, "draw the steps, the stages they run in and the exchanges", "pipelines graph configs/stock_groupby.yaml -o stocks.svg"
+    )  # fmt: skip
+    _config(graph)
+    graph.add_argument("-o", dest="output", metavar="FILE", help="the SVG file (default: named after the config; - prints it)")  # fmt: skip
+
+    run = command(
+        "run", _run, "run a pipeline and show the head of each result", "pipelines run configs/stock_groupby.yaml --executor threads -p partitions=8"
+    )  # fmt: skip
+    _config(run)
+    run.add_argument(
+        "--executor",
+        type=_executor,
+        metavar="NAME",
+        help=f"where to run: {', '.join(EXECUTORS)} or tcp://host:8786 (default: the config's `executor:`, else local)",
+    )
+    run.add_argument("--to", metavar="STEP", help="run only up to this step and show its table; writes nothing")
+    run.add_argument("--head", metavar="N", type=_count, default=10, help="rows to show of each result (default: 10)")
     run.add_argument(
         "--performance-report", action="store_true", help="save Dask's performance report in the run's folder (local)"
     )
     run.add_argument("--keep", action="store_true", help="keep the cluster and its dashboard up until Ctrl-C (local)")
-    _command(commands, "check", _check, "check a config completely; runs nothing")
-    race = _command(commands, "race", _race, "run a pipeline on each executor: equal answers, and what each costs")
+
+    race = command(
+        "race", _race, "run a pipeline on each executor: equal answers, and what each costs", "pipelines race configs/squares.yaml -o race.svg"
+    )  # fmt: skip
+    _config(race)
     race.add_argument("--executors", metavar="A,B,...", help="which ones, the first to begin (default: all that need no address)")  # fmt: skip
     race.add_argument("--repeat", metavar="N", type=int, default=3, help="runs on each (default 3); the medians count")
     race.add_argument("-o", dest="output", type=Path, metavar="FILE", help="write the chart here, as SVG")
-    _command(commands, "plan", _plan, "show what each step will produce, and how it will run")
-    return parser
 
+    steps = command("steps", _steps, "list the kinds of steps, or explain one", "pipelines steps aggregate")
+    steps.add_argument("kind", metavar="KIND", nargs="?", help="a kind: its documentation, options and an example")
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, call: object, text: str
-) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text)
-    command.set_defaults(command=call)
-    command.add_argument("config", type=Path, metavar="CONFIG")
-    command.add_argument(
-        "-p", dest="params", metavar="NAME=VALUE", action="append", default=[], help="set a parameter of the config"
+    schema = command(
+        "schema", _schema, "print the JSON Schema of configs, for editors", "pipelines schema -o pipelines.schema.json"
     )
-    return command
+    schema.add_argument("-o", dest="output", metavar="FILE", help="write it here (default: print it)")
+    return parser, commands
+
+
+def _config(command: _Parser, many: bool = False) -> None:
+    command.add_argument(
+        "config", type=Path, metavar="CONFIG", nargs="+" if many else None, help="the config's YAML file"
+    )
+    command.add_argument(
+        "-p", dest="params", metavar="NAME=VALUE", action="append", default=[],
+        help="set a parameter of the config; may stand several times",
+    )  # fmt: skip
+    command.add_argument(
+        "--overlay",
+        dest="overlays",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="YAML put over the config: mappings key by key, other values replace; several in this order",
+    )
+
+
+def _executor(text: str) -> str:
+    if text not in EXECUTORS and "://" not in text:
+        raise argparse.ArgumentTypeError(f"unknown executor {text!r}: {did_you_mean(text, EXECUTORS)}")
+    return text
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows")
+    return int(text)
+
+
+def _complain(issues: Sequence[Issue]) -> None:
+    for issue in issues:
+        print(f"error: {issue}", file=sys.stderr)
 
 
 def _params(options: argparse.Namespace) -> dict[str, str]:
     params = dict[str, str]()
     for given in options.params:
         name, equals, value = given.partition("=")
-        if not equals:
+        if not equals or not name:
             raise ConfigError(Issue(f"-p {given}: this is not NAME=VALUE", "for example -p prices=data/*.csv"))
+        if name in params:
+            raise ConfigError(Issue(f"-p {given}: {name!r} is set twice", "keep one"))
         params[name] = value
     return params
 
 
 def _loaded(options: argparse.Namespace) -> Pipeline:
-    return load(options.config, _params(options))
+    return load(options.config, _params(options), options.overlays)
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(redacted(text), file=sys.stderr, flush=True)
+
+
+def _near(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _written(text: str, path: Path, *, replace: bool = True) -> None:
+    """Writes a command's product. Raises MachineError, also where it would replace a file that it may not."""
+    try:
+        with path.open("w" if replace else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(Issue(f"{path} exists", "choose another file with -o, or remove it")) from None
+    except OSError as error:
+        raise MachineError(Issue(f"cannot write {path}: {error.strerror}", "choose another place with -o")) from None
+
+
+# The commands
+
+
+def _new(options: argparse.Namespace) -> None:
+    from pipelines import starter
+
+    name = options.output or f"{starter.plain_name(options.data)}.yaml"
+    path = Path(name)
+    text = starter.config(options.data, path if name != "-" else Path("new.yaml"))
+    if name == "-":
+        print(text, end="")
+        return
+    _written(text, path, replace=False)
+    print(f"written to {path}; next:\n  pipelines check {path}\n  pipelines run {path}")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from pipelines import messages
+
+    params, found, codes = _params(options), list[tuple[Path, Sequence[Issue]]](), set[int]()
+    for config in options.config:
+        try:
+            plan = load(config, params, options.overlays).plan()
+        except PipelineError as error:
+            codes.add(error.exit_code)
+            found.append((config, error.issues))
+            if options.format == "text":
+                _complain(error.issues)
+        else:
+            if options.format == "text":
+                print(f"{config}: ok, {len(plan.nodes)} step{'s' * (len(plan.nodes) != 1)}", flush=True)
+    if options.format == "json":
+        print(messages.as_json(found))
+    elif options.format == "github":
+        for config, issues in found:
+            for issue in issues:
+                print(messages.as_github(issue, config))
+    return min(codes, default=0)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from pipelines import explain
+    from pipelines.stages import cut
+
+    plan = _loaded(options).plan()
+    facts = explain.facts(cut(plan))
+    print(redacted(explain.as_json(facts) if options.format == "json" else explain.as_text(facts)))
+
+
+def _graph(options: argparse.Namespace) -> None:
+    from pipelines import drawing
+    from pipelines.stages import cut
+
+    svg = redacted(drawing.svg(cut(_loaded(options).plan())))
+    if options.output == "-":
+        print(svg, end="")
+        return
+    path = Path(options.output or f"{options.config.stem}.svg")
+    _written(svg, path)
+    print(f"written to {path}; a browser shows it, with each step's columns under the pointer")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -127,7 +321,7 @@ def _show(result: Result) -> None:
     from pipelines import report
 
     for produced in result.outputs.values():
-        print(f"\n{produced.step}:\n{report.table(produced.head, produced.rows)}")
+        print(f"\n{produced.step}:\n{redacted(report.table(produced.head, produced.rows))}")
         if produced.path is not None:
             print(f"written to {_near(produced.path)} ({size_text(produced.bytes)})")
     print("\nstage, partitions, time:")
@@ -137,8 +331,10 @@ def _show(result: Result) -> None:
     print(f"done in {report.seconds(result.seconds)}; record in {_near(result.folder)}", flush=True)
 
 
-def _near(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def _steps(options: argparse.Namespace) -> None:
+    from pipelines import reference
+
+    print(reference.listed() if options.kind is None else reference.explained(options.kind))
 
 
 def _race(options: argparse.Namespace) -> None:
@@ -158,37 +354,12 @@ def _race(options: argparse.Namespace) -> None:
         print(f"chart: {chart}")
 
 
-def _check(options: argparse.Namespace) -> None:
-    plan = _loaded(options).plan()
-    print(f"{options.config}: ok, {len(plan.nodes)} steps")
+def _schema(options: argparse.Namespace) -> None:
+    from pipelines import schema
 
-
-def _plan(options: argparse.Namespace) -> None:
-    plan = _loaded(options).plan()
-    for node in plan.nodes.values():
-        source = f" from {node.input}" if node.input else ""
-        print(f"{node.name}: {node.kind}{source}{' (kept in memory)' if node.checkpoint else ''}")
-        if node.role != "sink":
-            width = max(len(name) for name in node.schema)
-            for name, dtype in node.schema.items():
-                print(f"    {name:{width}}  {dtype_name(dtype)}")
-        if isinstance(node.bound, Input):
-            print(
-                f"    {len(node.bound.partitions)} partition{'s' * (len(node.bound.partitions) != 1)}, {size_text(node.bound.bytes)} of input"
-            )
-            for note in node.bound.notes:
-                print(f"    note: {note}")
-            if node.bound.sampled:
-                types = ", ".join(f"{_yaml(name)}: {_yaml(dtype_name(t))}" for name, t in node.bound.sampled.items())
-                print(f"    sampled, to declare: dtypes: {{{types}}}")
-    print("\nstages:")
-    for stage in describe(cut(plan)):
-        origin = f" <- {stage['exchange']} of {stage['from']}" if stage["from"] else ""
-        columns = stage["columns"] if isinstance(stage["columns"], str) else ", ".join(stage["columns"])
-        print(
-            f"  {stage['stage']}{origin}: {stage['partitions']} partition{'s' * (stage['partitions'] != 1)}; {columns}"
-        )
-
-
-def _yaml(text: str) -> str:
-    return text if text.replace("_", "").isalnum() and not text[0].isdigit() else f'"{text}"'
+    text = schema.text()
+    if options.output is None:
+        print(text, end="")
+    else:
+        _written(text, Path(options.output))
+        print(f"written to {options.output}")

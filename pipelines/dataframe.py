@@ -13,17 +13,12 @@ from dask.dataframe.dask_expr._collection import new_collection
 from dask.dataframe.dask_expr.io.io import IO
 
 from pipelines.graph import Table
+from pipelines.types import as_pandas
 
 
 def frame_over(table: Table) -> Any:
     """A dask.dataframe.DataFrame over the table's tasks: one partition each, unknown divisions."""
     return new_collection(Leaf(table, table.name))  # type: ignore[no-untyped-call]
-
-
-def to_pandas(frame: pl.DataFrame) -> pd.DataFrame:
-    """The same rows with Arrow dtypes; numbers are not copied."""
-    pandas: pd.DataFrame = frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_pandas(types_mapper=pd.ArrowDtype)
-    return pandas
 
 
 class Leaf(IO):
@@ -37,7 +32,8 @@ class Leaf(IO):
 
     @property
     def _meta(self) -> pd.DataFrame:
-        return to_pandas(pl.DataFrame(schema=dict(self.operands[0].schema)))
+        meta: pd.DataFrame = as_pandas(pl.DataFrame(schema=dict(self.operands[0].schema)))
+        return meta
 
     def _divisions(self) -> tuple[None, ...]:
         return (None,) * (len(self.operands[0].keys) + 1)
@@ -45,5 +41,5 @@ class Leaf(IO):
     def _layer(self) -> dict[Any, Any]:
         table = self.operands[0]
         name = self._name
-        faces = {(name, i): Task((name, i), to_pandas, TaskRef(key)) for i, key in enumerate(table.keys)}
+        faces = {(name, i): Task((name, i), as_pandas, TaskRef(key)) for i, key in enumerate(table.keys)}
         return {**table.graph, **faces}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, order=True)
@@ -33,13 +34,14 @@ class Issue:
 
 
 class PipelineError(Exception):
-    """Issues that end a command; the class decides the exit code."""
+    """Issues that end a command, in the order of their places; the class decides the exit code."""
 
     exit_code = 1
 
     def __init__(self, *issues: Issue) -> None:
         super().__init__(*issues)
-        self.issues = issues
+        clean = (replace(i, message=redacted(i.message), remedy=redacted(i.remedy)) for i in issues)
+        self.issues = tuple(sorted(clean, key=lambda issue: (issue.place is None, issue.place)))
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.issues))
@@ -61,6 +63,26 @@ class MachineError(PipelineError):
     """The machine cannot do it: a full disk, a missing package, a cluster that does not answer."""
 
     exit_code = 4
+
+
+_secrets = set[str]()
+
+
+def keep_secret(value: str) -> None:
+    """From now on `redacted` hides this text."""
+    if value:
+        _secrets.update((value, json.dumps(value)[1:-1], repr(value)[1:-1]))
+
+
+def kept_secrets() -> tuple[str, ...]:
+    return tuple(_secrets)
+
+
+def redacted(text: str) -> str:
+    """The text without secrets: for all that is printed or recorded."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -84,7 +84,7 @@ def _size(frame: pl.DataFrame) -> int:
 
 
 def register_serializers() -> None:
-    """The same for a cluster; runs on client and workers (`distributed.worker.preload`)."""
+    """The same for a cluster; runs on client and workers."""
     from distributed.protocol import dask_deserialize, dask_serialize
 
     @dask_serialize.register(pl.DataFrame)  # type: ignore[untyped-decorator]
@@ -96,11 +96,6 @@ def register_serializers() -> None:
     @dask_deserialize.register(pl.DataFrame)  # type: ignore[untyped-decorator]
     def _deserialize(header: dict[str, Any], frames: list[Any]) -> pl.DataFrame:
         return pl.read_ipc_stream(io.BytesIO(b"".join(frames)))
-
-
-def dask_setup(worker: Any) -> None:
-    """Called by a Dask worker that preloads this module."""
-    register_serializers()
 
 
 register_polars()

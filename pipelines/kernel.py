@@ -7,6 +7,8 @@ takes three quarters of the time and half the memory.
 
 from __future__ import annotations
 
+import re
+
 import polars as pl
 
 from pipelines.errors import DataError, Issue
@@ -14,6 +16,10 @@ from pipelines.types import Schema, dtype_name
 
 VERSION = f"polars-{pl.__version__}-1"
 """Part of every identity: bytes are promised within one version of the kernel."""
+
+
+REFUSED = "\0refused: "
+"""Starts what an expression says of a value that it refuses, up to the next NUL: the text is cast to a number, which fails."""
 
 
 class KernelError(Exception):
@@ -46,6 +52,13 @@ def _names(schema: Schema) -> str:
 
 def _cast_issue(said: str) -> Issue:
     head = said.split("\n", 1)[0]
-    if "conversion from `i128`" in head:
-        return Issue(f"an integer result does not fit int64: {head}", "cast to double before computing")
+    if found := re.search(REFUSED + "([^\0]*)", said):
+        return Issue(" ".join(found[1].split()), "TRY_CAST and NULLIF give NULL for such values, CASE keeps them out")
+    if found := re.search(r"conversion from `i128` to `(.)\w*?(\d+)`", head):
+        dtype = {"i": "int", "u": "uint"}.get(found[1], found[1]) + found[2]
+        values = re.search(r"values: \[(.*)\]", head)
+        return Issue(
+            f"an integer result does not fit {dtype}: {values[1] if values else head}",
+            "cast to double before computing",
+        )
     return Issue(head, "TRY_CAST gives NULL for values that cannot be converted")

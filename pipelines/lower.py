@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import polars as pl
 from pipelines import kernel
 from pipelines.errors import DataError, Issue, MachineError
 from pipelines.graph import Graph, Key, Table, ref, refs, task
+from pipelines.plan import digest
 from pipelines.source import RUN
 from pipelines.stages import Stage, Staged
 from pipelines.steps.base import Apply, Loader, Output, Reduction
@@ -33,6 +34,8 @@ class Program:
     reduction: Reduction | None
     schema: Schema
     input_schema: Schema
+    in_order: bool = False
+    """Whether the user's code looks at the rows."""
     loader: Loader | None = None
     columns: tuple[str, ...] = ()
 
@@ -70,7 +73,7 @@ class Program:
         for apply in applies:
             frame = apply(frame)
         try:
-            any_order = self.reduction is not None and self.reduction.any_order
+            any_order = self.reduction is not None and self.reduction.any_order and not self.in_order
             return kernel.collect(frame.select(list(self.schema)), self.schema, any_order=any_order)
         except DataError as error:
             raise DataError(*(Issue(f"in {self.where}: {i.message}", i.remedy) for i in error.issues)) from None
@@ -168,11 +171,22 @@ class Lowered:
     """The tasks of every stage, and the keys of its partitions."""
 
     graph: Graph
-    keys: Mapping[str, list[Key]]
+    keys: dict[str, list[Key]]
     """Stage key: its partitions' keys in order."""
 
-    def table(self, stage: Stage) -> Table:
-        return Table(self.graph, self.keys[stage.key], stage.schema, stage.key)
+    def table(self, stages: Sequence[Stage], graph: Graph | None = None) -> Table:
+        """The partitions of these stages, one after another, as a Dask collection (over another `graph`)."""
+        name = (
+            stages[0].key
+            if len(stages) == 1
+            else f"{stages[0].steps[-1]}-{digest([stage.key for stage in stages])[:16]}"
+        )
+        keys = [key for stage in stages for key in self.keys[stage.key]]
+        return Table(self.graph if graph is None else graph, keys, stages[0].schema, name)
+
+    def sources(self, stage: Stage) -> list[Key]:
+        """The keys of the partitions that the stage's exchange takes."""
+        return [key for before in stage.upstreams for key in self.keys[before.key]]
 
 
 @dataclass(frozen=True)
@@ -186,9 +200,9 @@ class Ending:
 
 def lower(staged: Staged, *, shares_memory: bool = True, ending: Ending | None = None) -> Lowered:
     """The one graph. With an `ending`, the targets' stages end in `Part`s; without, all partitions are tables."""
-    graph: Graph = {}
-    keys = dict[str, list[Key]]()
-    looked_at = {staged.tables[n].key for n in staged.tables if n in _shown(staged)} if ending else set[str]()
+    lowered = Lowered({}, {})
+    graph, keys = lowered.graph, lowered.keys
+    looked_at = {stage.key for name in _shown(staged) for stage in staged.tables[name]} if ending else set[str]()
     for stage in staged.stages:
         stage_keys: list[Key] = [(stage.key, i) for i in range(stage.count)]
         keys[stage.key] = stage_keys
@@ -197,7 +211,8 @@ def lower(staged: Staged, *, shares_memory: bool = True, ending: Ending | None =
             applies=stage.program,
             reduction=stage.reduction,
             schema=stage.schema,
-            input_schema=stage.upstream.schema if stage.upstream else {},
+            input_schema=stage.upstreams[0].schema if stage.upstreams else {},
+            in_order=stage.runs_python,
             loader=stage.input.loader if stage.input else None,
             columns=stage.columns,
         )
@@ -206,14 +221,12 @@ def lower(staged: Staged, *, shares_memory: bool = True, ending: Ending | None =
         if stage.input is not None:
             method, inputs = program.load, list(stage.input.partitions)
         elif stage.exchange.kind == "none":
-            assert stage.upstream is not None
-            method, inputs = program.one, [ref(key) for key in keys[stage.upstream.key]]
+            method, inputs = program.one, [ref(key) for key in lowered.sources(stage)]
         elif stage.exchange.kind == "hash":
-            _hash(graph, stage, program, keys, shares_memory)
+            _hash(lowered, stage, program, shares_memory)
             continue
         else:
-            assert stage.upstream is not None
-            gathered = keys[stage.upstream.key]
+            gathered = lowered.sources(stage)
             if stage.exchange.kind == "tree":
                 gathered = _tree(graph, stage, gathered)
             method, inputs = program.many, [refs(gathered)]
@@ -226,7 +239,7 @@ def lower(staged: Staged, *, shares_memory: bool = True, ending: Ending | None =
             keys[_look(stage)] = [(_look(stage), i) for i in range(stage.count)]
             for key, end in zip(stage_keys, keys[_look(stage)], strict=True):
                 graph[end] = task(end, look, ref(key))
-    return Lowered(graph, keys)
+    return lowered
 
 
 def _same(frame: pl.DataFrame) -> pl.DataFrame:
@@ -244,14 +257,16 @@ def _look(stage: Stage) -> str:
 
 def ending_keys(staged: Staged, lowered: Lowered, target: str) -> list[Key]:
     """The keys of the target's `Part`s."""
-    stage = staged.tables[target]
-    return lowered.keys[stage.key if stage.sink is not None else _look(stage)]
+    return [
+        key
+        for stage in staged.tables[target]
+        for key in lowered.keys[stage.key if stage.sink is not None else _look(stage)]
+    ]
 
 
 def _tree(graph: Graph, stage: Stage, keys: list[Key]) -> list[Key]:
-    assert stage.upstream is not None
     assert stage.exchange.combine is not None
-    schema = stage.upstream.schema
+    schema = stage.upstreams[0].schema
     combine = Combine(Program(stage.steps, (stage.exchange.combine,), None, schema, schema))
     name, level = f"combine+{stage.key}", 0
     while len(keys) > FAN_IN:
@@ -265,14 +280,14 @@ def _tree(graph: Graph, stage: Stage, keys: list[Key]) -> list[Key]:
     return keys
 
 
-def _hash(graph: Graph, stage: Stage, program: Program, keys: Mapping[str, list[Key]], shares_memory: bool) -> None:
-    assert stage.upstream is not None
-    split, source = Split(stage.exchange.keys, stage.count), keys[stage.upstream.key]
+def _hash(lowered: Lowered, stage: Stage, program: Program, shares_memory: bool) -> None:
+    graph = lowered.graph
+    split, source = Split(stage.exchange.keys, stage.count), lowered.sources(stage)
     splits: list[Key] = [(f"split+{stage.key}", i) for i in range(len(source))]
     for key, given in zip(splits, source, strict=True):
         graph[key] = task(key, split, ref(given))
     together = refs(splits)
-    for i, key in enumerate(keys[stage.key]):
+    for i, key in enumerate(lowered.keys[stage.key]):
         if shares_memory:
             graph[key] = task(key, program.bucket, together, i)
             continue

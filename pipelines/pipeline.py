@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.errors import ConfigError, PipelineError
 from pipelines.plan import Plan, make_plan
 from pipelines.spec import Spec, load_spec
 from pipelines.stages import cut
@@ -59,6 +60,16 @@ class Pipeline:
         return execute(self.plan(), executor, to=to, head=head, say=say)
 
 
-def load(path: str | Path, params: Mapping[str, Any] | None = None) -> Pipeline:
-    """The pipeline in a config file, with `params` in place of its own. Raises ConfigError with all issues."""
-    return Pipeline(load_spec(path, params))
+def load(path: str | Path, params: Mapping[str, Any] | None = None, overlays: Sequence[str | Path] = ()) -> Pipeline:
+    """The pipeline in a config file, with overlays put over it and `params` in place of its own.
+
+    Raises ConfigError with all issues.
+    """
+    spec, issues = load_spec(path, params, overlays)
+    if issues:
+        try:  # the steps without issues may have others when they meet the data
+            make_plan(spec)
+        except PipelineError as error:
+            issues += error.issues
+        raise ConfigError(*issues)
+    return Pipeline(spec)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from pipelines import kernel
-from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean
+from pipelines.code import Function
+from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, redacted
 from pipelines.spec import Spec, StepSpec
-from pipelines.steps.base import Context, Input, Operation, Output, Problems
+from pipelines.steps.base import Appending, Context, Input, Operation, Output, Problems
 from pipelines.types import Schema
 
 
@@ -23,15 +26,20 @@ class Node:
 
     name: str
     kind: str
-    input: str | None
+    inputs: tuple[str, ...]
     bound: Operation | Input | Output
     schema: Schema
     """Of the step's table; of a sink: of the table it writes."""
     checkpoint: bool
     identity: str
     """What the step means: equal for equal answers on equal input, whatever the names of steps and wherever it runs."""
-    runs_python: bool
+    functions: tuple[Function, ...]
+    """Of the user's, that it calls."""
     place: Place
+
+    @property
+    def runs_python(self) -> bool:
+        return bool(self.functions)
 
     @property
     def role(self) -> Literal["source", "table", "sink"]:
@@ -51,18 +59,17 @@ class Plan:
 
     def upstream(self, targets: tuple[str, ...]) -> list[Node]:
         """The targets and all that they need, in order."""
-        needed = set[str]()
-        for target in targets:
-            name: str | None = target
-            while name is not None and name not in needed:
+        needed, waiting = set[str](), list(targets)
+        while waiting:
+            if (name := waiting.pop()) not in needed:
                 needed.add(name)
-                name = self.nodes[name].input
+                waiting += self.nodes[name].inputs
         return [node for node in self.nodes.values() if node.name in needed]
 
     @property
     def ends(self) -> tuple[str, ...]:
         """The steps that nothing reads: what a run is for."""
-        read = {node.input for node in self.nodes.values()}
+        read = {name for node in self.nodes.values() for name in node.inputs}
         return tuple(name for name in self.nodes if name not in read)
 
 
@@ -70,24 +77,27 @@ def make_plan(spec: Spec) -> Plan:
     """Binds every step. Raises ConfigError (DataError where only the data is wrong) with all issues."""
     nodes, issues, exit_code = dict[str, Node](), list[Issue](), 0
     for step in spec.steps:
-        if step.input is not None and step.input not in nodes:
+        if any(name not in nodes for name in step.inputs):
             continue  # its input has issues already
-        above = nodes.get(step.input) if step.input else None
+        above = [nodes[name] for name in step.inputs]
         problems = Problems(step.options)
-        bound = step.step.bind(above.schema if above else {}, problems, Context(spec.root))
+        context = Context(spec.root, tuple((node.name, node.schema) for node in above), spec.folders)
+        bound = step.step.bind(above[0].schema if above else {}, problems, context)
         if problems.issues:
             issues += problems.issues
             exit_code = max(exit_code, problems.exit_code) if exit_code != 2 else 2
             exit_code = 2 if problems.exit_code == 2 else exit_code
+            if step.step.keeps_columns and above:
+                nodes[step.name] = replace(above[0], name=step.name)  # the steps below can still be checked
         elif bound is not None:
             node = _node(step, above, bound)
             if isinstance(bound, Output):
                 for other in nodes.values():
-                    if isinstance(other.bound, Output) and other.bound.path == bound.path:
+                    if isinstance(other.bound, Output) and _meet(bound, other.bound):
                         same = f"the step {other.name!r} writes to the same path"
                         issues.append(Issue(same, "choose another path", step.options.find(("path",)).place))
                         exit_code = 2
-            if isinstance(bound, Operation) and above is not None and (issue := _witness(node, above.schema)):
+            if isinstance(bound, Operation) and (issue := _witness(node, bound, [n.schema for n in above])):
                 issues.append(issue)
                 exit_code = 2
             nodes[step.name] = node
@@ -96,28 +106,39 @@ def make_plan(spec: Spec) -> Plan:
     return Plan(spec, nodes)
 
 
-def _node(step: StepSpec, above: Node | None, bound: Operation | Input | Output) -> Node:
-    schema = bound.schema if not isinstance(bound, Output) else above.schema if above else {}
-    means: list[Any] = [step.step.kind, step.step.version, step.step.identity(), above.identity if above else None]
+def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output) -> Node:
+    schema = bound.schema if not isinstance(bound, Output) else above[0].schema
+    functions = () if isinstance(bound, Output) else bound.functions
+    means: list[Any] = [step.step.kind, step.step.version, step.step.identity(), [node.identity for node in above]]
+    means.append([(str(function), function.digest) for function in functions])
     if isinstance(bound, Input):
         means += [bound.identity, [(name, repr(dtype)) for name, dtype in bound.schema.items()]]
     return Node(
         name=step.name,
         kind=step.step.kind,
-        input=above.name if above else None,
+        inputs=step.inputs,
         bound=bound,
         schema=schema,
         checkpoint=step.checkpoint,
         identity=digest(kernel.VERSION, means),
-        runs_python=step.step.runs_python,
+        functions=functions,
         place=step.place,
     )
 
 
+def _meet(one: Output, other: Output) -> bool:
+    """Whether they write to the same path, or one into the folder that the other replaces."""
+    paths = [Path(os.path.normpath(output.path)) for output in (one, other)]
+    folder = [path for path, output in zip(paths, (one, other), strict=True) if output.per_partition]
+    return paths[0] == paths[1] or any(
+        path.is_relative_to(above) for above in folder for path in paths if path != above
+    )
+
+
 def digest(*parts: Any) -> str:
-    """32 hexadecimal digits that name the parts' content."""
+    """32 hexadecimal digits that name the parts' content, secrets left out."""
     text = json.dumps(parts, sort_keys=False, default=str, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(redacted(text).encode(), digest_size=16).hexdigest()
 
 
 def witness(schema: Schema) -> pl.LazyFrame:
@@ -125,7 +146,9 @@ def witness(schema: Schema) -> pl.LazyFrame:
     counted = pl.Series([1, 1, None], dtype=pl.Int64)
     columns = dict[str, pl.Series]()
     for name, dtype in schema.items():
-        if isinstance(dtype, pl.Time | pl.Binary):
+        if dtype.is_nested():
+            columns[name] = pl.Series([None, None, None], dtype=dtype)
+        elif isinstance(dtype, pl.Time | pl.Binary):
             columns[name] = (
                 counted.cast(pl.Int64).cast(pl.Time)
                 if isinstance(dtype, pl.Time)
@@ -136,11 +159,14 @@ def witness(schema: Schema) -> pl.LazyFrame:
     return pl.LazyFrame(columns)
 
 
-def _witness(node: Node, schema: Schema) -> Issue | None:
-    """Runs the step on a witness: what types alone did not show."""
-    assert isinstance(node.bound, Operation)
+def _witness(node: Node, operation: Operation, schemas: list[Schema]) -> Issue | None:
+    """Runs the step on witnesses: what types alone did not show."""
+    if node.runs_python:
+        return None  # it says its types itself
+    frames = [witness(schema) for schema in schemas]
     try:
-        kernel.collect(node.bound.whole(witness(schema)), node.schema)
+        whole = operation.together(frames) if isinstance(operation, Appending) else operation.whole(frames[0])
+        kernel.collect(whole, node.schema)
     except DataError:
         pass  # a value that could not be cast: data may be better
     except (kernel.KernelError, AssertionError, PipelineError) as error:

@@ -9,7 +9,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,13 +19,14 @@ from typing import Any
 import polars as pl
 
 from pipelines import kernel, report
-from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean
+from pipelines.code import Code, provided
+from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
 from pipelines.executors.base import Executor, Progress
-from pipelines.graph import Graph, Table
+from pipelines.graph import Graph
 from pipelines.lower import Ending, Lowered, Part, ending_keys, lower, resolved, temporary
 from pipelines.plan import Plan
 from pipelines.spec import EXECUTORS, Spec
-from pipelines.stages import Stage, Staged, ancestors, cut
+from pipelines.stages import Staged, cut, needed
 from pipelines.steps.base import Output
 
 Say = Callable[[str], None]
@@ -74,11 +75,13 @@ def execute(
         report_path = folder / "performance_report.html" if performance_report else None
         with (
             _temporaries(staged, folder, mark),  # outside: tasks still at work could leave more
-            _opened(plan.spec, staged, executor, report_path) as opened,
+            _executor(plan.spec, staged, executor, report_path) as opened,
         ):
             if opened.dashboard:
                 say(f"dashboard: {opened.dashboard}")
             say(f"running {plan.spec.name} on {opened.described}")
+            opened.reaches(folder)
+            opened.ship(_codes(staged))
             lowered = lower(staged, shares_memory=opened.shares_memory, ending=Ending(str(folder), mark, head))
             progress = Progress()
             with report.shown(progress, _totals(staged, lowered) if show_progress else {}):
@@ -86,6 +89,7 @@ def execute(
             outputs = {target: _commit(staged, target, found, folder, mark, head) for target, found in parts.items()}
             stages = tuple(_timed(staged, progress))
             result = Result(folder, outputs, stages, time.time() - began)
+            opened.finished()
             record(result, opened.described)
             done(opened, result)
     return result
@@ -94,29 +98,20 @@ def execute(
 def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Progress) -> dict[str, list[Part]]:
     """Checkpoints first, each kept until the last that reads it is done; then all ends at once."""
     graph: Graph = dict(lowered.graph)
-    checkpoints = [stage for name, stage in staged.tables.items() if staged.plan.nodes[name].checkpoint]
+    checkpoints = [stages for name, stages in staged.tables.items() if staged.plan.nodes[name].checkpoint]
+    kept = [stage for stages in checkpoints for stage in stages]
     ends = {target: ending_keys(staged, lowered, target) for target in staged.targets}
-    final = {stage.key for target in staged.targets for stage in _until(staged.tables[target], checkpoints)}
-    jobs = [{s.key for s in _until(stage, checkpoints)} for stage in checkpoints]
-    for i, stage in enumerate(checkpoints):
-        graph.update(executor.persist(Table(graph, lowered.keys[stage.key], stage.schema, stage.key), progress))
-        needed = final.union(*jobs[i + 1 :])
-        for done in checkpoints[: i + 1]:
-            if done.key not in needed:
+    final = {stage.key for target in staged.targets for stage in needed(staged.tables[target], kept)}
+    jobs = [{s.key for stage in stages for s in needed(stage.upstreams, kept)} for stages in checkpoints]
+    for i, stages in enumerate(checkpoints):
+        graph.update(executor.persist(lowered.table(stages, graph), progress))
+        later = final.union(*jobs[i + 1 :])
+        for done in (stage for stages in checkpoints[: i + 1] for stage in stages):
+            if done.key not in later:
                 for key in lowered.keys[done.key]:
                     graph.pop(key, None)  # nothing else refers to it: its memory is free
     results = iter(executor.compute(graph, [key for target in staged.targets for key in ends[target]], progress))
     return {target: [next(results) for _ in ends[target]] for target in staged.targets}
-
-
-def _until(stage: Stage, checkpoints: Sequence[Stage]) -> list[Stage]:
-    """The stages that computing this one touches: back to the nearest checkpoints, those included."""
-    found = list[Stage]()
-    for current in reversed(ancestors(stage)):
-        found.append(current)
-        if current in checkpoints and current is not stage:
-            break
-    return found
 
 
 def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: str, head: int) -> Produced:
@@ -181,7 +176,7 @@ def _folder(spec: Spec, staged: Staged, began: float) -> Iterator[tuple[Path, Ca
 
     def write(**more: Any) -> None:
         temporary = folder / ".record.json.tmp"
-        temporary.write_text(json.dumps({**facts, **more}, indent=2, default=str) + "\n")
+        temporary.write_text(redacted(json.dumps({**facts, **more}, indent=2, default=str)) + "\n")
         os.replace(temporary, folder / "record.json")
 
     def record(result: Result, executor: str) -> None:
@@ -206,34 +201,49 @@ def _folder(spec: Spec, staged: Staged, began: float) -> Iterator[tuple[Path, Ca
         raise
 
 
-@contextmanager
-def _opened(spec: Spec, staged: Staged, kind: str | None, report_path: Path | None) -> Iterator[Executor]:
+def _codes(staged: Staged) -> list[Code]:
+    """The user's code that the stages call."""
+    nodes = staged.plan.upstream(staged.targets)
+    return list({function.digest: provided(function) for node in nodes for function in node.functions}.values())
+
+
+def _executor(spec: Spec, staged: Staged, kind: str | None, report_path: Path | None) -> Executor:
+    """The executor that is asked for: a name or an address, else what the config says. Not opened yet."""
     options = spec.executor
     kind = kind or options.kind
-    executor: Executor
     if kind == "serial":
         from pipelines.executors.inprocess import Serial
 
-        executor = Serial()
-    elif kind == "threads":
+        return Serial()
+    if kind == "threads":
         from pipelines.executors.inprocess import Threads
 
-        executor = Threads(options.threads)
-    elif kind == "local":
+        return Threads(options.threads)
+    size: dict[str, Any] = {
+        "workers": options.workers,
+        "threads": options.threads,
+        "memory_limit": options.memory_limit,
+    }
+    if kind == "processes":
+        from pipelines.executors.processes import Processes
+
+        return Processes(**size)
+    if kind == "local":
         from pipelines.executors.local import Local
 
-        executor = Local(
-            workers=options.workers,
-            threads=options.threads,
-            memory_limit=options.memory_limit,
-            dashboard_port=options.dashboard_port,
-            python=any(stage.runs_python for stage in staged.stages),
-            report=report_path,
+        asked = options.workers is not None or options.memory_limit is not None
+        python = any(stage.runs_python for stage in staged.stages)
+        return Local(**size, processes=asked or python, dashboard_port=options.dashboard_port, report=report_path)
+    address = kind if "://" in kind else options.address if kind == "address" else None
+    if address is not None:
+        from pipelines.executors.address import Address
+
+        return Address(address)
+    if kind == "address":
+        raise ConfigError(
+            Issue("no address is given", "give it as --executor tcp://host:8786, or `executor: {address: ...}`")
         )
-    else:
-        raise ConfigError(Issue(f"unknown executor {kind!r}", did_you_mean(kind, EXECUTORS)))
-    with executor:
-        yield executor
+    raise ConfigError(Issue(f"unknown executor {kind!r}", did_you_mean(kind, EXECUTORS)))
 
 
 def _totals(staged: Staged, lowered: Lowered) -> dict[str, tuple[str, int]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.errors import ConfigError, Issue, Place, did_you_mean
+from pipelines.errors import ConfigError, Issue, Place, did_you_mean, keep_secret
 
 Scalar = None | bool | int | float | str
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -23,7 +23,7 @@ _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _SURPRISES = (
-    (re.compile(r"(?i)(yes|no|on|off|y|n)"), "some YAML readers take it for a truth value: write true or false, or quote it"),
+    (re.compile(r"(?i)(yes|no|on|off)"), "some YAML readers take it for a truth value: write true or false, or quote it"),
     (re.compile(r"[-+]?[0-9][0-9_]*_[0-9_]*"), "some YAML readers take it for a number: drop the underscores, or quote it"),
     (re.compile(r"[-+]?(0[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+|0b[01]+)"), "YAML readers disagree on its base: write a plain decimal number, or quote it"),
     (re.compile(r"[-+]?[0-9]+(:[0-5]?[0-9])+"), "some YAML readers take it for a number in base 60: quote it"),
@@ -240,7 +240,7 @@ def _plain(text: str) -> Scalar:
 
 
 def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> Node:
-    """The tree with `${name}` and `${env:NAME}` put in; `$${` is a plain `${`; `${run}` stays for the run to fill.
+    """The tree with `${name}`, `${env:NAME}` and `${secret:NAME}` put in; `$${` is a plain `${`; `${run}` stays for the run to fill.
 
     A scalar that is one reference takes the parameter's type; inside a longer text it becomes text.
     """
@@ -276,6 +276,12 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
                     Issue(f"the environment variable {name[4:]!r} is not set", f"export {name[4:]}=...", place)
                 )
             return found or ""
+        if name.startswith("secret:"):
+            if (secret := _secret(name[7:])) is None:
+                remedy = f"export {name[7:]}=..., or put it into the file {_secret_file(name[7:])}"
+                issues.append(Issue(f"the secret {name[7:]!r} is not set", remedy, place))
+            keep_secret(secret or "")
+            return secret or ""
         if name not in values:
             issues.append(Issue(f"unknown parameter {name!r}", _remedy(name, values), place))
             return ""
@@ -292,6 +298,20 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
     return replace(node, value=_REFERENCE.sub(text_of, node.value), lines=())
 
 
+def _secret_file(name: str) -> Path:
+    return Path(os.environ.get("PIPELINES_SECRETS", "/run/secrets")) / Path(name).name
+
+
+def _secret(name: str) -> str | None:
+    """From the environment, else from a file of that name."""
+    if name in os.environ:
+        return os.environ[name]
+    try:
+        return _secret_file(name).read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 def _remedy(name: str, values: Mapping[str, Node]) -> str:
     known = did_you_mean(name, values)
     return known if known.startswith("did") else "declare it under `params:`, above where it is used"
@@ -305,3 +325,30 @@ def _moved(node: Node, place: Place) -> Node:
     if isinstance(node.value, tuple):
         return Node(tuple(map(move, node.value)), place)
     return Node(node.value, place)
+
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_()*<>=/+.-]*( [A-Za-z0-9_()*<>=/+.-]+)*")
+
+
+def scalar_text(text: str) -> str:
+    """The text as YAML, in blocks and in brackets: as it is where every reader takes it for this text, else in quotes."""
+    surprising = text.lower() in ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+    if _PLAIN.fullmatch(text) and not surprising:
+        return text
+    if text.isprintable() and '"' in text:
+        return "'" + text.replace("'", "''") + "'"
+    escaped = "".join(
+        char if char.isprintable() and char not in '"\\' else f"\\{char}" if char in '"\\' else _escape(char)
+        for char in text
+    )
+    return f'"{escaped}"'
+
+
+def _escape(char: str) -> str:
+    return (
+        f"\\x{ord(char):02x}"
+        if ord(char) < 256
+        else f"\\u{ord(char):04x}"
+        if ord(char) < 65536
+        else f"\\U{ord(char):08x}"
+    )

@@ -3,38 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from pipelines.errors import ConfigError, Issue, Place, did_you_mean
-from pipelines.source import Node, parse_yaml, read_yaml, substitute
+from pipelines.params import merged, resolve
+from pipelines.source import Node, read_yaml, substitute
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
 
 M = TypeVar("M", bound=BaseModel)
-TOP = ("name", "description", "params", "executor", "steps")
-COMMON = ("from", "checkpoint", "description")
-EXECUTORS = ("serial", "threads", "local")
+TOP = {
+    "name": "The pipeline's name: letters, digits, - and _. Default: the file's name.",
+    "description": "Text for people.",
+    "params": "Values that `${name}` puts in, or {type, default, choices}; `-p name=value` replaces them.",
+    "executor": "Where to run when the command line does not say: a kind, or options.",
+    "steps": "The steps, by name, in order: each reads the table above it unless `from` says otherwise.",
+}
+COMMON = {
+    "from": "The step whose table is the input; for some kinds a list of steps. Default: the nearest step above that gives a table.",
+    "checkpoint": "`memory` keeps the table in memory (Dask's `persist()`) until its last use.",
+    "description": "Text for people.",
+}
+EXECUTORS = ("serial", "threads", "processes", "local", "address")
 
 
 class ExecutorOptions(BaseModel):
     """The `executor:` block: where a pipeline runs when the command line does not say."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
-    kind: Literal["serial", "threads", "local"] = Field("local", description="Where to run.")
+    kind: Literal["serial", "threads", "processes", "local", "address"] = Field("local", description="Where to run.")
     workers: int | None = Field(
-        None, ge=1, description="local: worker processes. Default: one, or one a core for Python steps."
+        None,
+        ge=1,
+        description="processes, local: worker processes. Default: one a core; local without Python steps: one in all.",
     )
     threads: int | None = Field(
-        None, ge=1, description="Threads (local: of each worker). Default: all cores, shared out."
+        None, ge=1, description="Threads (processes, local: of each worker). Default: all cores, shared out."
     )
     memory_limit: str | None = Field(
-        None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="local: of each worker, as 2GiB."
+        None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="processes, local: of each worker, as 2GiB."
+    )
+    address: str | None = Field(
+        None, pattern=r"^[a-z]+://.", description="address: of a running Dask scheduler, as tcp://host:8786."
     )
     dashboard_port: int = Field(
         8787, ge=0, le=65535, description="local: the dashboard's port; another one if it is taken."
@@ -45,7 +62,7 @@ class ExecutorOptions(BaseModel):
 class StepSpec:
     name: str
     step: Step
-    input: str | None
+    inputs: tuple[str, ...]
     checkpoint: bool
     options: Node
     place: Place
@@ -61,15 +78,32 @@ class Spec:
     steps: tuple[StepSpec, ...]
     params: Mapping[str, Any]
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the project's modules are looked for: beside the config, then in the project."""
+        return tuple(dict.fromkeys((self.path.resolve().parent, self.root)))
 
-def load_spec(path: str | Path, params: Mapping[str, Any] | None = None) -> Spec:
-    """The config at `path` with `params` in place of its own. Raises ConfigError with every issue found."""
+
+def load_spec(
+    path: str | Path, params: Mapping[str, Any] | None = None, overlays: Sequence[str | Path] = ()
+) -> tuple[Spec, list[Issue]]:
+    """The config at `path`, with overlays put over it and `params` in place of its own, and every issue found.
+
+    The spec has the steps without any. Raises ConfigError when there is nothing to go on with.
+    """
     path = Path(path)
-    reader = _Reader(path, read_yaml(path, str(path)), params or {})
+    tree = read_yaml(path, str(path))
+    for each in overlays:
+        over = read_yaml(Path(each), str(each))
+        if not isinstance(over.value, dict):
+            what = f"an overlay is a mapping like the config, this is {_shown(over)}"
+            raise ConfigError(Issue(what, "write what changes under the same keys", over.place))
+        tree = merged(tree, over)
+    reader = _Reader(path, tree, params or {})
     spec = reader.spec()
-    if spec is None or reader.issues:
-        raise ConfigError(*sorted(reader.issues, key=lambda issue: (issue.place is None, issue.place)))
-    return spec
+    if spec is None:
+        raise ConfigError(*reader.issues)
+    return spec, reader.issues
 
 
 def project_root(config: Path) -> Path:
@@ -96,12 +130,16 @@ class _Reader:
                 "start with `name: ...` and `steps:`",
             )
             return None
+        top = self.root.value
+        values = resolve(top.get("params"), self.given, self.issues)
+        if values is None:
+            return None
+        doubtful = any(issue.place for issue in self.issues)
+        top = {key: substitute(node, values, self.issues) for key, node in top.items() if key != "params"}
+        unclear = [issue.place for issue in self.issues if issue.place]
         for key, place in self.root.keys.items():
             if key not in TOP:
                 self.add(place, f"unknown key {key!r}", did_you_mean(key, TOP))
-        top = self.root.value
-        values = self.params(top.get("params"))
-        top = {key: substitute(node, values, self.issues) for key, node in top.items() if key != "params"}
         name = self.text(top.get("name"), "name") or self.path.stem
         if not name.replace("-", "").replace("_", "").isalnum():
             place = top["name"].place if "name" in top else self.root.place
@@ -110,16 +148,20 @@ class _Reader:
         executor = ExecutorOptions()
         if "executor" in top:
             node = top["executor"]
-            data = {"kind": node.plain()} if isinstance(node.value, str) else node.plain()
+            data = node.plain()
+            if isinstance(data, str):
+                data = {"kind": "address", "address": data} if "://" in data else {"kind": data}
             if isinstance(data, dict):
                 executor = self.validated(ExecutorOptions, data, node) or executor
+                if executor.kind == "address" and executor.address is None:
+                    self.add(node.place, "no address is given", "add `address: tcp://host:8786`")
             else:
                 self.add(
                     node.place,
                     f"`executor` is one of {', '.join(EXECUTORS)} or a mapping of options, not {_shown(node)}",
                     f"options: {', '.join(ExecutorOptions.model_fields)}",
                 )
-        steps = self.steps(top.get("steps"))
+        steps = self.steps(top.get("steps"), unclear, doubtful)
         return Spec(
             name=name,
             description=self.text(top.get("description"), "description"),
@@ -140,33 +182,8 @@ class _Reader:
             return ""
         return node.value
 
-    def params(self, node: Node | None) -> dict[str, Node]:
-        declared = dict[str, Node]()
-        if node is not None and node.value is not None:
-            if not isinstance(node.value, dict):
-                self.add(node.place, "`params` is a mapping", "write `params: {name: value}`")
-            else:
-                declared = dict(node.value)
-        given = {name: self.parameter(name, value, declared) for name, value in self.given.items()}
-        values = dict[str, Node]()
-        for name, value in declared.items():
-            if name == "run" or name.startswith("env:"):
-                assert node is not None
-                self.add(node.keys[name], f"{name!r} cannot name a parameter: ${{{name}}} has a meaning", "rename it")
-            values[name] = given[name] if name in given else substitute(value, values, self.issues)
-        return {**values, **given}
-
-    def parameter(self, name: str, given: Any, declared: Mapping[str, Node]) -> Node:
-        place = Place(f"-p {name}", 1, 1)
-        if name not in declared:
-            remedy = did_you_mean(name, declared) or "the config declares none"
-            self.issues.append(Issue(f"-p {name}: unknown parameter {name!r}", remedy))
-        try:
-            return parse_yaml(given, f"-p {name}") if isinstance(given, str) and given else _node(given, place)
-        except ConfigError:
-            return Node(given, place)
-
-    def steps(self, node: Node | None) -> tuple[StepSpec, ...]:
+    def steps(self, node: Node | None, unclear: Sequence[Place], doubtful: bool) -> tuple[StepSpec, ...]:
+        """The steps without issues. unclear: where a reference failed; doubtful: a parameter's own value has issues."""
         if node is None or node.value is None:
             place = self.root.keys.get("steps", self.root.place)
             self.add(place, "there are no steps", "add `steps: {prices: {read: data/*.csv}}`")
@@ -180,15 +197,20 @@ class _Reader:
             return ()
         roles = dict[str, str]()
         found = list[StepSpec]()
+        starts = (*node.keys.values(), *self.root.keys.values())
         for name, body in node.value.items():
             place = node.keys[name]
+            end = min((start for start in starts if start > place), default=Place(f"{place.file}~", 1, 1))
+            sound = not any(place <= other < end for other in unclear)
+            sound &= not (doubtful and "${" in str(self.root.find(("steps", name)).plain()))
             if not name.isidentifier():
                 self.add(place, f"{name!r} cannot name a step", "use letters, digits and _, the first not a digit")
             step, kept = self.step(name, body, place), self.checkpoint(body)
             kind = self.kind(body)
             roles[name] = KINDS[kind].role if kind else "table"
-            given = self.input(name, body, place, roles, node.value)
-            if step is not None and kind is not None:
+            told = len(self.issues)
+            given = self.inputs(name, body, place, roles, node.value)
+            if sound and step is not None and kind is not None and given is not None and len(self.issues) == told:
                 assert isinstance(body.value, dict)
                 found.append(StepSpec(name, step, given, kept, body.value[kind], place))
         return tuple(found)
@@ -229,6 +251,8 @@ class _Reader:
         self.text(body.value.get("description"), "description")
         data = options.plain()
         if not isinstance(data, dict):
+            if data is None and not any(field.is_required() for field in cls.model_fields.values()):
+                return self.validated(cls, {}, options)
             if cls.shorthand is None or data is None:
                 wanted = "a mapping of options" if cls.shorthand is None else f"options or `{cls.shorthand}`"
                 self.add(
@@ -255,11 +279,11 @@ class _Reader:
         example = f"for example `{cls.example}`" if issubclass(cls, Step) else ""
         if found[0]["type"] == "extra_forbidden":
             where = node.keys.get(str(path[-1]), node.place)
-            self.add(where, f"unknown option {option!r}", did_you_mean(option, cls.model_fields))
+            self.add(where, f"unknown option {option!r}", did_you_mean(option, _options(cls)))
         elif found[0]["type"] == "missing":
             self.add(node.place, f"the option {option!r} is missing", example)
         else:
-            field = cls.model_fields.get(str(path[0])) if path else None
+            field = _options(cls).get(str(path[0])) if path else None
             remedy = (field.description if field else None) or example
             if isinstance(there.value, str) and found[0]["type"] in ("int_type", "bool_type", "float_type"):
                 remedy = _unquoted(there.value, found[0]["type"]) or remedy
@@ -272,45 +296,50 @@ class _Reader:
                 remedy,
             )
 
-    def input(
+    def inputs(
         self, name: str, body: Node, place: Place, roles: dict[str, str], all_steps: Mapping[str, Node]
-    ) -> str | None:
-        """The step's input: what `from` names, else the nearest step above that gives a table."""
-        above = [other for other in roles if other != name]
+    ) -> tuple[str, ...] | None:
+        """The step's inputs: what `from` names, else the nearest step above that gives a table."""
+        tables = [other for other in roles if other != name and roles[other] != "sink"]
         node = body.value.get("from") if isinstance(body.value, dict) else None
+        kind = self.kind(body)
         if roles[name] == "source":
-            if node is not None and self.kind(body):
-                self.add(node.place, f"`{self.kind(body)}` is a source: it has no input", "remove `from`")
-            return None
+            if node is not None and kind:
+                self.add(node.place, f"`{kind}` is a source: it has no input", "remove `from`")
+            return ()
+        if kind and KINDS[kind].several:
+            if node is None or not isinstance(node.value, tuple) or len(node.value) < 2:
+                example = ", ".join((*tables, "prices", "more")[-2:] if len(tables) < 2 else tables[-2:])
+                self.add(node.place if node else place, f"`{kind}` takes several steps", f"write `from: [{example}]`")
+                return None
+            found = [self.input(name, each, tables, roles, all_steps) for each in node.value]
+            return None if None in found else tuple(each for each in found if each is not None)
         if node is None:
-            tables = [other for other in above if roles[other] != "sink"]
-            if not tables and self.kind(body):
+            if not tables and kind:
                 self.add(place, f"the step {name!r} has no input: no step above gives a table", "start with a `read`")
-            return tables[-1] if tables else None
+            return tuple(tables[-1:]) or None
+        one = self.input(name, node, tables, roles, all_steps)
+        return None if one is None else (one,)
+
+    def input(
+        self, name: str, node: Node, tables: list[str], roles: dict[str, str], all_steps: Mapping[str, Node]
+    ) -> str | None:
         if not isinstance(node.value, str):
-            self.add(
-                node.place,
-                f"`from` names one step, not {_shown(node)}",
-                f"for example `from: {above[-1] if above else 'prices'}`",
-            )
-            return None
-        if node.value == name:
+            example = f"for example `from: {tables[-1] if tables else 'prices'}`"
+            self.add(node.place, f"`from` names one step, not {_shown(node)}", example)
+        elif node.value == name:
             self.add(node.place, f"the step {name!r} reads from itself", "name a step above it")
-            return None
-        if node.value not in above:
-            if node.value in all_steps:
-                self.add(
-                    node.place,
-                    f"the step {node.value!r} stands below",
-                    "a step reads from steps above it: move one of them",
-                )
-            else:
-                self.add(node.place, f"unknown step {node.value!r}", did_you_mean(node.value, above))
-            return None
-        if roles[node.value] == "sink":
+        elif node.value not in roles and node.value in all_steps:
+            remedy = "a step reads from steps above it: move one of them"
+            self.add(node.place, f"the step {node.value!r} stands below", remedy)
+        elif node.value not in roles:
+            above = [other for other in roles if other != name]
+            self.add(node.place, f"unknown step {node.value!r}", did_you_mean(node.value, above))
+        elif roles[node.value] == "sink":
             self.add(node.place, f"the step {node.value!r} writes and gives no table", "name the step that it writes")
-            return None
-        return node.value
+        else:
+            return node.value
+        return None
 
     def checkpoint(self, body: Node) -> bool:
         node = body.value.get("checkpoint") if isinstance(body.value, dict) else None
@@ -328,14 +357,6 @@ class _Reader:
         return True
 
 
-def _node(value: Any, place: Place) -> Node:
-    if isinstance(value, Mapping):
-        return Node({k: _node(v, place) for k, v in value.items()}, place, dict.fromkeys(value, place))
-    if isinstance(value, list | tuple):
-        return Node(tuple(_node(v, place) for v in value), place)
-    return Node(value, place)
-
-
 _WANTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -346,6 +367,10 @@ _WANTED = {
     "dict_type": "a mapping",
     "string_too_long": "a text of one character",
 }
+
+
+def _options(cls: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 def _wanted(found: Any) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pipelines.plan import Node, Plan, digest
-from pipelines.steps.base import Apply, Columns, Input, Keyed, Operation, Output, Reduction
+from pipelines.steps.base import Appending, Apply, Columns, Input, Keyed, Operation, Output, Reduction
 from pipelines.types import Schema
 
 ExchangeKind = Literal["none", "gather", "tree", "hash"]
@@ -35,7 +35,8 @@ class Stage:
     """Steps joined by +: the name of its tasks."""
     steps: tuple[str, ...]
     input: Input | None
-    upstream: Stage | None
+    upstreams: tuple[Stage, ...]
+    """What the exchange takes partitions from, one after another."""
     exchange: Exchange
     program: tuple[Apply, ...]
     reduction: Reduction | None
@@ -61,8 +62,8 @@ class Staged:
     plan: Plan
     targets: tuple[str, ...]
     stages: tuple[Stage, ...]
-    tables: Mapping[str, Stage]
-    """Step (checkpoint, target or sink): the stage whose partitions it is."""
+    tables: Mapping[str, tuple[Stage, ...]]
+    """Step (checkpoint, target or sink): the stages whose partitions, one after another, it is. A union leaves several."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class _Chain:
 
     steps: tuple[str, ...]
     input: Input | None
-    upstream: Stage | None
+    upstreams: tuple[Stage, ...]
     exchange: Exchange
     schema: Schema
     count: int
@@ -80,13 +81,14 @@ class _Chain:
     columns: tuple[str, ...] = ()
     runs_python: bool = False
 
-    def then(self, node: Node, apply: Apply, schema: Schema) -> _Chain:
+    def then(self, node: Node, apply: Apply, schema: Schema, index: int = 0) -> _Chain:
         return replace(
             self,
             steps=self.steps if node.name in self.steps else (*self.steps, node.name),
             program=(*self.program, apply),
             schema=schema,
-            token=digest(self.token, node.identity, list(schema)),
+            token=digest(self.token, node.identity, list(schema), index),
+            runs_python=self.runs_python or node.runs_python,
         )
 
     def close(self, reduction: Reduction | None = None, sink: Output | None = None) -> Stage:
@@ -94,7 +96,7 @@ class _Chain:
             name=_joined(self.steps),
             steps=self.steps,
             input=self.input,
-            upstream=self.upstream,
+            upstreams=self.upstreams,
             exchange=self.exchange,
             program=self.program,
             reduction=reduction,
@@ -117,86 +119,101 @@ class _Cutter:
     targets: tuple[str, ...]
     wanted: Mapping[str, Columns]
     consumers: Mapping[str, int]
-    open: dict[str, _Chain] = field(default_factory=dict)
-    closed: dict[str, Stage] = field(default_factory=dict)
+    open: dict[str, tuple[_Chain, ...]] = field(default_factory=dict)
+    closed: dict[str, tuple[Stage, ...]] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
 
     def stage(self, stage: Stage) -> Stage:
         self.stages.append(stage)
         return stage
 
-    def table(self, name: str) -> Stage:
-        """The stage whose partitions are the step's table."""
+    def table(self, name: str) -> tuple[Stage, ...]:
+        """The stages whose partitions are the step's table."""
         if name not in self.closed:
-            self.closed[name] = self.stage(self.open[name].close())
+            self.closed[name] = tuple(self.stage(chain.close()) for chain in self.open[name])
         return self.closed[name]
 
     def is_cut(self, name: str) -> bool:
         return name in self.targets or self.plan.nodes[name].checkpoint or self.consumers[name] > 1
 
-    def before(self, node: Node) -> _Chain:
-        assert node.input is not None
-        if self.is_cut(node.input):
-            return _after(self.table(node.input), (node.name,))
-        return self.open[node.input]
+    def before(self, node: Node, name: str) -> tuple[_Chain, ...]:
+        if self.is_cut(name):
+            return tuple(_after((stage,), (node.name,)) for stage in self.table(name))
+        return self.open[name]
 
-    def chain(self, node: Node) -> _Chain:
+    def chains(self, node: Node) -> tuple[_Chain, ...]:
         wanted = self.wanted[node.name]
         if isinstance(node.bound, Input):
-            schema = {name: t for name, t in node.schema.items() if name in wanted}
-            token = digest(node.identity, list(schema), [repr(p) for p in node.bound.partitions])
-            return _Chain(
-                steps=(node.name,),
-                input=node.bound,
-                upstream=None,
-                exchange=Exchange(),
-                schema=schema,
-                count=len(node.bound.partitions),
-                token=token,
-                columns=tuple(schema),
-                runs_python=node.runs_python,
-            )
+            return (_first(node, node.bound, wanted),)
         assert isinstance(node.bound, Operation)
         operation = node.bound.prune(wanted)
         schema = {name: t for name, t in operation.schema.items() if name in wanted}
-        chain = self.before(node)
-        if operation.placement == "anywhere":
-            return chain.then(node, operation.apply, schema)
-        if isinstance(operation, Reduction):
-            partial = self.stage(chain.then(node, operation.partial, operation.state).close(operation))
-            return _after(partial, (node.name,), Exchange("tree", combine=operation.combine)).then(
-                node, operation.apply, schema
+        if isinstance(operation, Appending):
+            return tuple(
+                chain.then(node, operation.part(i), schema, i)
+                for i, name in enumerate(node.inputs)
+                for chain in self.before(node, name)
             )
-        if chain.count == 1:
-            return chain.then(node, operation.whole, schema)
-        spread = self.stage(chain.close())
+        chains = self.before(node, *node.inputs)
+        if operation.placement == "anywhere":
+            return tuple(chain.then(node, operation.apply, schema) for chain in chains)
+        if isinstance(operation, Reduction):
+            partials = tuple(
+                self.stage(chain.then(node, operation.partial, operation.state).close(operation)) for chain in chains
+            )
+            combined = _after(partials, (node.name,), Exchange("tree", combine=operation.combine))
+            return (combined.then(node, operation.apply, schema),)
+        count = sum(chain.count for chain in chains)
+        if count == 1:
+            return (chains[0].then(node, operation.whole, schema),)
+        spread = tuple(self.stage(chain.close()) for chain in chains)
         if isinstance(operation, Keyed) and operation.placement == "by_key":
-            count = min(spread.count, HASH_PARTITIONS)
-            grouped = _after(spread, (node.name,), Exchange("hash", keys=operation.keys), count)
-            spread = self.stage(grouped.then(node, operation.apply, schema).close())
-            return _after(spread, (node.name,), Exchange("gather")).then(node, operation.finish, schema)
-        return _after(spread, (node.name,), Exchange("gather")).then(node, operation.apply, schema)
+            grouped = _after(spread, (node.name,), Exchange("hash", keys=operation.keys), min(count, HASH_PARTITIONS))
+            met = self.stage(grouped.then(node, operation.apply, operation.met or schema).close())
+            return (_after((met,), (node.name,), Exchange("gather")).then(node, operation.finish, schema),)
+        return (_after(spread, (node.name,), Exchange("gather")).then(node, operation.apply, schema),)
 
-    def sink(self, node: Node) -> Stage:
+    def sink(self, node: Node) -> tuple[Stage, ...]:
         assert isinstance(node.bound, Output)
-        chain = self.before(node)
-        if not node.bound.per_partition and chain.count > 1:
-            chain = _after(self.stage(chain.close()), (node.name,), Exchange("gather"))
-        named = replace(chain, steps=(*(s for s in chain.steps if s != node.name), node.name))
-        return self.stage(replace(named, token=digest(named.token, node.identity)).close(sink=node.bound))
+        chains = self.before(node, *node.inputs)
+        if not node.bound.per_partition and sum(chain.count for chain in chains) > 1:
+            spread = tuple(self.stage(chain.close()) for chain in chains)
+            chains = (_after(spread, (node.name,), Exchange("gather")),)
+        return tuple(self.stage(self.ending(chain, node, node.bound)) for chain in chains)
+
+    def ending(self, chain: _Chain, node: Node, output: Output) -> Stage:
+        steps = (*(name for name in chain.steps if name != node.name), node.name)
+        return replace(chain, steps=steps, token=digest(chain.token, node.identity)).close(sink=output)
 
 
-def _after(stage: Stage, steps: tuple[str, ...], exchange: Exchange | None = None, count: int | None = None) -> _Chain:
+def _first(node: Node, given: Input, wanted: Columns) -> _Chain:
+    schema = {name: t for name, t in node.schema.items() if name in wanted}
+    return _Chain(
+        steps=(node.name,),
+        input=given,
+        upstreams=(),
+        exchange=Exchange(),
+        schema=schema,
+        count=len(given.partitions),
+        token=digest(node.identity, list(schema), [repr(p) for p in given.partitions]),
+        columns=tuple(schema),
+        runs_python=node.runs_python,
+    )
+
+
+def _after(
+    stages: tuple[Stage, ...], steps: tuple[str, ...], exchange: Exchange | None = None, count: int | None = None
+) -> _Chain:
     exchange = exchange or Exchange()
     single = exchange.kind in ("gather", "tree")
     return _Chain(
         steps=steps,
         input=None,
-        upstream=stage,
+        upstreams=stages,
         exchange=exchange,
-        schema=stage.schema,
-        count=count or (1 if single else stage.count),
-        token=digest(stage.token, exchange.kind, exchange.keys, count),
+        schema=stages[0].schema,
+        count=count or (1 if single else stages[0].count),
+        token=digest([stage.token for stage in stages], exchange.kind, exchange.keys, count),
     )
 
 
@@ -213,41 +230,39 @@ def cut(plan: Plan, targets: tuple[str, ...] = ()) -> Staged:
         # a query without columns has no rows: count(*) needs one to count by
         mine = mine or frozenset(list(node.schema)[:1])
         wanted[node.name] = mine
-        if node.input is not None:
-            consumers[node.input] += 1
-            reads = node.bound.reads(mine) if isinstance(node.bound, Operation) else mine
-            wanted[node.input] = wanted.get(node.input, frozenset()) | reads
+        for i, name in enumerate(node.inputs):
+            consumers[name] += 1
+            wanted[name] = wanted.get(name, frozenset()) | _reads(node, i, mine)
     cutter = _Cutter(plan, targets, wanted, consumers)
-    tables = dict[str, Stage]()
+    tables = dict[str, tuple[Stage, ...]]()
     for node in nodes:
         if node.role == "sink":
             tables[node.name] = cutter.sink(node)
             continue
-        cutter.open[node.name] = cutter.chain(node)
+        cutter.open[node.name] = cutter.chains(node)
         if node.name in targets or node.checkpoint:
             tables[node.name] = cutter.table(node.name)
     return Staged(plan, targets, tuple(cutter.stages), tables)
 
 
-def ancestors(stage: Stage) -> list[Stage]:
-    """The stage and all before it, from the first."""
-    found = list[Stage]()
-    current: Stage | None = stage
-    while current is not None:
-        found.append(current)
-        current = current.upstream
-    return found[::-1]
+def _reads(node: Node, index: int, wanted: Columns) -> Columns:
+    """The columns of the node's input of that index that its own columns `wanted` need."""
+    if isinstance(node.bound, Appending):
+        return node.bound.reads_of(index, wanted)
+    return node.bound.reads(wanted) if isinstance(node.bound, Operation) else wanted
 
 
-def describe(staged: Staged) -> list[dict[str, Any]]:
-    """The stages as plain data, for `pipelines plan`."""
-    return [
-        {
-            "stage": stage.name,
-            "exchange": stage.exchange.kind if stage.upstream else "read",
-            "from": stage.upstream.name if stage.upstream else None,
-            "partitions": stage.count,
-            "columns": list(stage.schema) if not stage.reduction else f"state of {stage.steps[-1]}",
-        }
-        for stage in staged.stages
-    ]
+def needed(stages: Iterable[Stage], kept: Collection[Stage] = ()) -> list[Stage]:
+    """The stages and all before them, from the first on; those `kept` are there already, what is before them is not needed."""
+    found, seen, waiting = list[Stage](), set[str](), [(stage, False) for stage in stages][::-1]
+    keys = {stage.key for stage in kept}
+    while waiting:
+        stage, entered = waiting.pop()
+        if entered:
+            found.append(stage)
+        elif stage.key not in seen:
+            seen.add(stage.key)
+            waiting.append((stage, True))
+            if stage.key not in keys:
+                waiting += [(before, False) for before in reversed(stage.upstreams)]
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 
@@ -29,7 +30,8 @@ _NAMES: dict[str, pl.DataType] = {
     "duration": pl.Duration("us"),
 }
 _SPELLED = {repr(v): k for k, v in _NAMES.items()}
-DTYPES = (*_NAMES, "decimal(precision,scale)", "datetime[ms]", "datetime[ns]", "datetime[us,Europe/Berlin]")
+NAMED = tuple(_NAMES)
+DTYPES = (*NAMED, "decimal(precision,scale)", "datetime[ms]", "datetime[ns]", "datetime[us,Europe/Berlin]")
 
 
 def parse_dtype(name: str) -> pl.DataType | None:
@@ -61,6 +63,50 @@ def dtype_name(dtype: pl.DataType) -> str:
     if isinstance(dtype, pl.List):
         return f"list[{dtype_name(dtype.inner)}]"  # type: ignore[arg-type]
     return str(dtype).lower()
+
+
+_INTEGERS: dict[type[pl.DataType], tuple[int, bool]] = {  # (bits, signed)
+    pl.Int8: (8, True), pl.Int16: (16, True), pl.Int32: (32, True), pl.Int64: (64, True),
+    pl.UInt8: (8, False), pl.UInt16: (16, False), pl.UInt32: (32, False), pl.UInt64: (64, False),
+}  # fmt: skip
+_MANTISSA: dict[type[pl.DataType], int] = {pl.Float32: 24, pl.Float64: 53}
+
+
+def widened(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
+    """The smallest type that holds every value of both, exactly; None when there is none."""
+    if one == other or isinstance(other, pl.Null):
+        return one
+    if isinstance(one, pl.Null):
+        return other
+    kinds = (type(one), type(other))
+    if kinds[0] in _INTEGERS and kinds[1] in _INTEGERS:
+        bits, signed = zip(*(_INTEGERS[kind] for kind in kinds), strict=True)
+        if signed[0] != signed[1]:
+            bits = tuple(n if s else 2 * n for n, s in zip(bits, signed, strict=True))
+        return parse_dtype(f"{'' if any(signed) else 'u'}int{max(bits)}")
+    if any(kind in _MANTISSA for kind in kinds) and all(kind in _MANTISSA or kind in _INTEGERS for kind in kinds):
+        # an integer has to fit the float's digits
+        digits = max(_MANTISSA.get(kind) or _INTEGERS[kind][0] for kind in kinds)
+        return pl.Float32() if digits <= 24 else pl.Float64() if digits <= 53 else None
+    if isinstance(one, pl.Decimal) and isinstance(other, pl.Decimal):
+        scale = max(one.scale, other.scale)
+        precision = scale + max(one.precision - one.scale, other.precision - other.scale)
+        return pl.Decimal(precision, scale) if precision <= 38 else None
+    if set(kinds) == {pl.Date, pl.Datetime}:
+        stamp = one if isinstance(one, pl.Datetime) else other
+        assert isinstance(stamp, pl.Datetime)
+        return stamp if stamp.time_zone is None and stamp.time_unit != "ns" else None  # ns ends in 2262
+    if isinstance(one, pl.Datetime) and isinstance(other, pl.Datetime) and one.time_zone == other.time_zone:
+        units = {one.time_unit, other.time_unit}
+        return pl.Datetime("us", one.time_zone) if units == {"ms", "us"} else None
+    return None
+
+
+def as_pandas(frame: pl.DataFrame) -> Any:
+    """The same rows as a pandas.DataFrame with Arrow dtypes; numbers are not copied."""
+    import pandas as pd
+
+    return frame.to_arrow(compat_level=pl.CompatLevel.oldest()).to_pandas(types_mapper=pd.ArrowDtype)
 
 
 def size_text(count: float) -> str:

@@ -6,7 +6,7 @@ import polars as pl
 
 from pipelines import kernel
 from pipelines.plan import Plan
-from pipelines.steps.base import Input, Operation
+from pipelines.steps.base import Appending, Input, Operation
 
 
 def oracle(plan: Plan) -> dict[str, pl.DataFrame]:
@@ -18,6 +18,7 @@ def oracle(plan: Plan) -> dict[str, pl.DataFrame]:
             parts = [loader.scan(p, list(node.schema)).collect(engine="in-memory") for p in node.bound.partitions]
             tables[node.name] = pl.concat(parts) if parts else pl.DataFrame(schema=dict(node.schema))
         elif isinstance(node.bound, Operation):
-            assert node.input is not None
-            tables[node.name] = kernel.collect(node.bound.whole(tables[node.input].lazy()), node.schema)
+            frames = [tables[name].lazy() for name in node.inputs]
+            whole = node.bound.together(frames) if isinstance(node.bound, Appending) else node.bound.whole(*frames)
+            tables[node.name] = kernel.collect(whole, node.schema)
     return tables

@@ -64,7 +64,7 @@ def test_only_columns_that_are_read_are_carried(pipeline: Callable[..., Pipeline
             )
         ).plan()
     )
-    kept = staged.tables["kept"]
+    (kept,) = staged.tables["kept"]
     assert list(kept.schema) == ["Date", "Open"]
 
 

@@ -235,7 +235,7 @@ def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["plan", str(config), *prices]) == 0
     shown = capsys.readouterr().out
     assert "dtypes: {Date: date, Symbol: string, Open: float64" in shown
-    assert "by_date <- tree of prices+traded+by_date" in shown
+    assert "<- tree of stage 1, 4 to 1 partition: by_date combines its parts" in shown
     assert main(["run", str(config), *prices, "--executor", "serial", "--to", "traded", "--head", "2"]) == 0
     shown = capsys.readouterr().out
     assert "(18,966 rows in all)" in shown
@@ -259,21 +259,20 @@ def test_checkpoints_are_freed_after_their_last_use(project: Path, block: str, m
     )
     graphs = list[set[str]]()
     made = load(config)
-    original = run._opened
+    original = run._executor
 
-    @contextlib.contextmanager
-    def opened(*args: Any) -> Any:
-        with original(*args) as executor:
-            compute = executor.compute
+    def watched(*args: Any) -> Any:
+        executor = original(*args)
+        compute = executor.compute
 
-            def watched(graph: Any, keys: Any, progress: Any) -> Any:
-                graphs.append({key[0].rsplit("-", 1)[0] for key in graph})
-                return compute(graph, keys, progress)
+        def watch(graph: Any, keys: Any, progress: Any) -> Any:
+            graphs.append({key[0].rsplit("-", 1)[0] for key in graph})
+            return compute(graph, keys, progress)
 
-            executor.compute = watched  # type: ignore[method-assign]
-            yield executor
+        executor.compute = watch  # type: ignore[method-assign]
+        return executor
 
-    monkeypatch.setattr(run, "_opened", opened)
+    monkeypatch.setattr(run, "_executor", watched)
     table = made.run().outputs["c"].head
     assert table.height == 7
     assert "a" not in graphs[-1]

@@ -188,9 +188,13 @@ def test_the_exit_codes(project: Path, executor: str, capsys: pytest.CaptureFixt
 
 
 def test_a_folder_that_cannot_be_made(pipeline: Make, project: Path) -> None:
+    made = pipeline("  STOCKS\n  out:\n    write: file/out.csv\n")
+    made.plan()
     (project / "file").write_text("")
     with pytest.raises(MachineError):
-        pipeline("  STOCKS\n  out:\n    write: file/out.csv\n").run("serial")
+        made.run("serial")
+    with pytest.raises(ConfigError, match="Not a directory"):
+        pipeline("  STOCKS\n  out:\n    write: file/out.csv\n").plan()
 
 
 def test_nothing_stays_open(project: Path, pipeline: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ EXAMPLES = {
         "select Symbol, count(*) as days, fsum(Close) / count(Close) as mean_close, max(High) - min(Low) as range "
         "from t group by Symbol order by Symbol",
     ),
+    "distinct": (KINDS["distinct"].example, "select distinct Symbol from t"),
     "sort": (KINDS["sort"].example, "select * from t order by Volume desc, Date limit 3"),
 }
 
@@ -49,10 +51,13 @@ def test_the_example_equals_the_oracle_and_duckdb(pipeline: Make, kind: str, exe
     assert_frame_equal(answer.sort(order), reference.sort(order).cast(dict(answer.schema)), rel_tol=1e-12, abs_tol=0)
 
 
-def test_every_kind_has_an_example_that_checks(pipeline: Make) -> None:
+def test_every_kind_has_an_example_that_checks(pipeline: Make, project: Path) -> None:
+    shutil.copytree(ROOT / "examples", project / "examples")
     for kind, step in KINDS.items():
         above = "" if step.role == "source" else "  STOCKS\n"
         example = step.example.replace("data/stocks", f"{ROOT}/data/stocks")
+        if step.several:
+            above, example = f"{above}  more:\n    filter: Close > 0\n", f"from: [stocks, more]\n    {example}"
         assert pipeline(f"{above}  it:\n    {example}\n").plan().nodes["it"].kind == kind
 
 

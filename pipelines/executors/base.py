@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from pipelines.code import Code
 from pipelines.graph import Graph, Key, Table
 
 
@@ -54,6 +56,15 @@ class Executor(AbstractContextManager["Executor"], Protocol):
     @property
     def described(self) -> str:
         """For the log: kind, workers, threads."""
+
+    def reaches(self, folder: Path) -> None:
+        """Raises MachineError where tasks would not see this folder of this machine."""
+
+    def ship(self, codes: Iterable[Code]) -> None:
+        """Makes the user's code loadable wherever tasks run."""
+
+    def finished(self) -> None:
+        """The work is done: saves what was watched."""
 
     def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:
         """The results of these tasks, in order."""

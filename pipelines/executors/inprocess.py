@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from dask._task_spec import DataNode
 from dask.callbacks import Callback
 from dask.system import CPU_COUNT
 
+from pipelines.code import Code
 from pipelines.executors.base import Clock, Progress
 from pipelines.graph import Graph, Key, Table
 
@@ -37,6 +39,15 @@ class Serial:
     @property
     def described(self) -> str:
         return "serial"
+
+    def reaches(self, folder: Path) -> None:
+        return None
+
+    def ship(self, codes: Iterable[Code]) -> None:
+        return None  # what made the plan has it
+
+    def finished(self) -> None:
+        return None
 
     def get(self, graph: Graph, keys: list[Key]) -> list[Any]:
         return list(dask.local.get_sync(graph, keys))

@@ -9,26 +9,21 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import time
-import urllib.request
-from collections.abc import Mapping
 from contextlib import ExitStack
 from multiprocessing import resource_tracker
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 import dask
 from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster, performance_report
 
 from pipelines.errors import Issue, MachineError
-from pipelines.executors.base import Progress, Timing
-from pipelines.graph import Graph, Key, Table, register_serializers
-
-_POLL_SECONDS = 0.1
+from pipelines.executors.cluster import Cluster, answering
+from pipelines.graph import register_serializers
 
 
-class Local:
+class Local(Cluster):
     kind: ClassVar[str] = "local"
 
     def __init__(
@@ -37,18 +32,18 @@ class Local:
         workers: int | None,
         threads: int | None,
         memory_limit: str | None,
-        dashboard_port: int,
-        python: bool,
-        report: Path | None,
+        processes: bool,
+        dashboard_port: int | None,
+        report: Path | None = None,
     ) -> None:
-        processes = workers is not None or memory_limit is not None or python
-        self.workers = workers or (CPU_COUNT if python else 1)
+        """processes: one for each worker. dashboard_port: None for no dashboard. report: where to save Dask's performance report."""
+        super().__init__()
+        self.watching = ExitStack()
+        self.workers = workers or (CPU_COUNT if processes else 1)
         self.threads = threads or max(1, CPU_COUNT // self.workers)
         self.slots = self.workers * self.threads
         self.processes, self.memory_limit, self.port, self.report = processes, memory_limit, dashboard_port, report
         self.shares_memory = not processes
-        self.dashboard: str | None = None
-        self.stack = ExitStack()
 
     @property
     def described(self) -> str:
@@ -57,11 +52,8 @@ class Local:
         return f"local cluster ({self.workers} processes, {self.threads} thread{'s' * (self.threads > 1)} each)"
 
     def __enter__(self) -> Local:
-        from distributed import Client, LocalCluster
-
         # a worker's pool of Polars threads must be as large as its number of tasks at once: smaller, they wait for one another
         settings: dict[str, Any] = {
-            "distributed.worker.preload": ["pipelines.graph"],
             "distributed.nanny.pre-spawn-environ.POLARS_MAX_THREADS": self.threads,
             "distributed.scheduler.allowed-failures": 10,
             "distributed.admin.log-format": "%(message)s",
@@ -80,18 +72,21 @@ class Local:
                     threads_per_worker=self.threads,
                     processes=self.processes,
                     memory_limit=self.memory_limit or ("auto" if self.processes else 0),
-                    dashboard_address=f"127.0.0.1:{_free(self.port)}",
+                    # None would still open a port, 8787, to the whole network
+                    dashboard_address=f"127.0.0.1:{_free(self.port or 0)}",
+                    scheduler_kwargs={"dashboard": self.port is not None},
                     host="127.0.0.1" if self.processes else None,
                     silence_logs=logging.CRITICAL,
                 )
             )
             self.client = self.stack.enter_context(Client(cluster))
             register_serializers()
-            self.dashboard = _answering(f"http://127.0.0.1:{cluster.scheduler_info['services']['dashboard']}/status")
+            if self.port is not None:
+                port = cluster.scheduler_info["services"]["dashboard"]
+                self.dashboard = answering(f"http://127.0.0.1:{port}/status")
             if self.report is not None:
-                from distributed import performance_report
-
-                self.stack.enter_context(performance_report(filename=str(self.report)))
+                self.watching = self.stack.enter_context(ExitStack())
+                self.watching.enter_context(performance_report(filename=str(self.report)))
         except RuntimeError as error:  # a worker that does not start
             self.stack.close()
             raise MachineError(
@@ -104,61 +99,8 @@ class Local:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stack.close()
-
-    def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:
-        futures = self.client.get(graph, keys, sync=False, optimize_graph=False)
-        self._wait(futures, {key[0] for key in graph}, progress)
-        return list(self._guarded(lambda: self.client.gather(futures)))
-
-    def persist(self, table: Table, progress: Progress) -> Mapping[Key, Any]:
-        kept = self.client.persist(table, optimize_graph=False)
-        self._wait(list(kept.graph.values()), {key[0] for key in table.graph}, progress)
-        return dict(kept.graph)
-
-    def _wait(self, futures: list[Any], names: set[str], progress: Progress) -> None:
-        while True:
-            waiting = [future for future in futures if not future.done()]
-            for name, timing in self.client.run_on_scheduler(_timings, names=names).items():
-                progress.group(name, timing)
-            for future in futures:
-                if future.status == "error":
-                    self._guarded(future.result)
-            if not waiting:
-                return
-            self._pause(waiting)
-
-    def _pause(self, waiting: list[Any]) -> None:
-        end = time.monotonic() + _POLL_SECONDS
-        while time.monotonic() < end and not all(future.done() for future in waiting):
-            time.sleep(0.005)
-
-    def _guarded(self, call: Any) -> Any:
-        from distributed import KilledWorker
-
-        try:
-            return call()
-        except KilledWorker as error:
-            where = str(error.task).split("-")[0]
-            raise MachineError(
-                Issue(f"a worker process died again and again while it ran {where}", "it may need more memory: raise executor.memory_limit, or cut the input into more partitions")
-            ) from None  # fmt: skip
-
-
-def _timings(dask_scheduler: Any, names: set[str]) -> dict[str, Timing]:
-    """Runs on the scheduler: what its task groups say."""
-    found = dict[str, Timing]()
-    for name in names:
-        if group := dask_scheduler.task_groups.get(name):
-            states = group.states
-            open_states = sum(states.get(s, 0) for s in ("waiting", "processing", "queued", "no-worker", "erred"))
-            # "released" is also a task that has not begun: only while nothing is known of it
-            done = max(0, len(group) - open_states) if group.start else 0
-            found[name] = Timing(done, group.start or float("inf"), group.stop, sum(group.all_durations.values()))
-    return found
+    def finished(self) -> None:
+        self.watching.close()
 
 
 def _free(port: int) -> int:
@@ -170,16 +112,3 @@ def _free(port: int) -> int:
         except OSError:
             return 0
     return port
-
-
-def _answering(link: str) -> str | None:
-    """The link, if the dashboard's page is there with content."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(link, timeout=2) as answer:
-                if b"bokeh" in answer.read().lower():
-                    return link
-        except OSError:
-            time.sleep(0.05)
-    return None

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import polars as pl
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
 from pipelines.aggregates import FUNCTIONS, canonical
 from pipelines.expressions import ExpressionError, Typed
-from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step
+from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step, Texts
 from pipelines.types import Schema, dtype_name
 
 
@@ -132,7 +132,7 @@ class AggregatedWhole(AggregatedByKey):
 class Aggregate(Step):
     """One row for each group: `name: expression` over aggregate functions. Without `by`, one row for the whole table.
 
-    The result is sorted by the keys. Sums and means of floats are exact, then rounded once.
+    The result is sorted by the keys. Sums of floats are exact until the end, whatever the order of the rows: see sql.md.
     """
 
     kind = "aggregate"
@@ -142,12 +142,7 @@ class Aggregate(Step):
         "aggregate: {by: [Symbol], days: count(*), mean_close: avg(Close), range: max(High) - min(Low)}"
     )
 
-    by: list[str] = Field([], description="The key columns. NULL is a key like any other.")
-
-    @field_validator("by", mode="before")
-    @classmethod
-    def _one(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+    by: Texts = Field([], description="The key columns. NULL is a key like any other.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
         keys = list[tuple[str, pl.DataType]]()
@@ -158,27 +153,33 @@ class Aggregate(Step):
                 if name in self.by[:i]:
                     problems.add(("by", i), f"{name!r} stands here twice", "remove one")
                 keys.append((name, schema[name]))
-        calls = dict[tuple[str, str], Call]()
+        calls = dict[tuple[str, bytes], Call]()
         mark = "~"  # states stand beside the keys: their names must not meet
         while any(name.startswith(mark) for name in self.by):
             mark += "~"
 
-        def on_aggregate(function: str, argument: Typed | None, distinct: bool) -> Typed:
-            if distinct and function == "count":
-                function = "count_distinct"
-            elif distinct and function not in ("min", "max"):
-                raise ExpressionError(f"{function}(DISTINCT ...) is not supported", "only count(DISTINCT column) is")
+        def on_aggregate(function: str, argument: Typed | None, distinct: bool, where: pl.Expr | None) -> Typed:
+            if distinct and function not in ("min", "max"):
+                function += "_distinct"
+                if function not in FUNCTIONS:
+                    raise ExpressionError(
+                        f"{function.removesuffix('_distinct')}(DISTINCT ...) has no meaning", "leave DISTINCT out"
+                    )
             if argument is None:  # count(*): every row counts, whatever it holds
                 argument = Typed(pl.lit(1, pl.Int8), pl.Int8())
-                function = "count_rows"
+                function = "count_rows" if where is None else "count"
             known = FUNCTIONS[function]
             result = known.result(argument.dtype)
             if result is None:
                 raise ExpressionError(
-                    f"{function} does not take {dtype_name(argument.dtype)}", f"it takes {known.takes}"
+                    f"{function.replace('_', ' ')} does not take {dtype_name(argument.dtype)}",
+                    f"it takes {known.takes}",
                 )
-            key = (function, str(argument.expr))
-            call = calls.setdefault(key, Call(function, argument.expr, argument.dtype, f"{mark}{len(calls)}"))
+            of = argument.expr
+            if where is not None:  # all but first and last pass over NULL, which is faster than to filter
+                of = of.filter(where) if function in ("first", "last") else pl.when(where).then(of)
+            key = (function, of.meta.serialize())
+            call = calls.setdefault(key, Call(function, of, argument.dtype, f"{mark}{len(calls)}"))
             return Typed(pl.col(call.name), result)
 
         outputs, columns = list[tuple[str, pl.Expr]](), frozenset(self.by)
@@ -186,6 +187,7 @@ class Aggregate(Step):
         for name, text in self.__pydantic_extra__.items():
             if name in self.by:
                 problems.key((), name, f"{name!r} is a key already", "choose another name")
+            problems.new_column((), name)
             if found := problems.expression((name,), text, schema, on_aggregate):
                 outputs.append((name, found[0].expr))
                 out[name] = found[0].dtype

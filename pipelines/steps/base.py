@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import polars as pl
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from pipelines import expressions
+from pipelines.code import Function, FunctionError, find
 from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.source import Node
-from pipelines.types import Schema
+from pipelines.types import NAMED, Schema
 
 Apply = Callable[[pl.LazyFrame], pl.LazyFrame]
 Columns = frozenset[str]
@@ -33,6 +34,8 @@ class Operation:
 
     schema: Schema
     placement: ClassVar[Placement] = "anywhere"
+    functions: ClassVar[tuple[Function, ...]] = ()
+    """Of the user's, that it calls."""
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
@@ -81,12 +84,29 @@ class Keyed(Operation):
 
     placement: ClassVar[Placement] = "by_key"
     keys: tuple[str, ...]
+    met: Schema | None = None
+    """Columns and types between `apply` and `finish`; None: those of the result."""
 
     def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
 
     def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.finish(self.apply(frame))
+
+
+class Appending(Operation):
+    """An operation on several inputs whose rows follow one another; `part` of each works on any rows by themselves."""
+
+    def part(self, index: int) -> Apply:
+        """What is done to the input of that index."""
+        raise NotImplementedError
+
+    def reads_of(self, index: int, wanted: Columns) -> Columns:
+        raise NotImplementedError
+
+    def together(self, frames: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
+        """The step on all rows at once."""
+        return pl.concat([self.part(i)(frame) for i, frame in enumerate(frames)])
 
 
 class Loader(Protocol):
@@ -111,6 +131,8 @@ class Input:
     sampled: Mapping[str, pl.DataType] = field(default_factory=dict)
     """Columns whose types were not declared but found in samples."""
     notes: tuple[str, ...] = ()
+    functions: tuple[Function, ...] = ()
+    """Of the user's, that the loader calls."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +161,11 @@ class Problems:
         parent = self.node.find(path)
         self.issues.append(Issue(message, remedy, parent.keys.get(name, parent.place)))
 
+    def new_column(self, path: tuple[str | int, ...], name: str) -> None:
+        """A name that Polars takes for a pattern is an issue, at the key `name` of the mapping at `path`."""
+        if name == "*" or (name.startswith("^") and name.endswith("$")):
+            self.key(path, name, f"the column name {name!r} would be taken for a pattern", "choose another name")
+
     def column(self, path: tuple[str | int, ...], name: str, schema: Schema) -> bool:
         """Whether the column exists; if not, that is an issue."""
         if name in schema:
@@ -161,12 +188,25 @@ class Problems:
             self.add(path, str(error.message), error.remedy, error.offset)
             return None
 
+    def function(self, path: tuple[str | int, ...], text: str, context: Context) -> tuple[Function, Any] | None:
+        """The function that `module:function` names, as what travels and as what can be called here."""
+        try:
+            return find(text, context.folders)
+        except FunctionError as error:
+            self.add(path, error.message, error.remedy)
+            return None
+
 
 @dataclass(frozen=True)
 class Context:
-    """What a step may know beside its options: where relative paths start."""
+    """What a step may know beside its options and its first input's types."""
 
     root: Path
+    """Where relative paths start."""
+    inputs: tuple[tuple[str, Schema], ...] = ()
+    """Every input's name and types."""
+    folders: tuple[Path, ...] = ()
+    """Where the project's modules are looked for."""
 
 
 def _as_sql(value: object) -> object:
@@ -175,21 +215,37 @@ def _as_sql(value: object) -> object:
     return repr(value) if isinstance(value, int | float) else value
 
 
-Sql = Annotated[str, BeforeValidator(_as_sql)]
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+_SQL_SCHEMA = {"type": ["string", "number", "boolean"], "format": "sql"}
+_DTYPE_SCHEMA = {"anyOf": [{"enum": [*NAMED]}, {"type": "string", "pattern": r"[\[(]"}], "format": "type"}
+
+Sql = Annotated[str, BeforeValidator(_as_sql), WithJsonSchema(_SQL_SCHEMA)]
 """SQL text; `one: 1` in YAML is a number, and means the same."""
+
+Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+"""A list of texts, or one text by itself."""
+
+Dtype = Annotated[str, WithJsonSchema(_DTYPE_SCHEMA)]
+"""The name of a type: an editor proposes those without brackets."""
 
 
 class Step(BaseModel):
     """A step kind is a subclass in a file of its own: its fields are the options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     shorthand: ClassVar[str | None] = None
     """The option that is meant when a single value stands instead of a mapping."""
     role: ClassVar[Literal["source", "table", "sink"]] = "table"
-    runs_python: ClassVar[bool] = False
+    several: ClassVar[bool] = False
+    """Whether `from` is a list of steps."""
+    keeps_columns: ClassVar[bool] = False
+    """Whether the columns are the input's, whatever the options."""
     example: ClassVar[str]
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | Input | Output | None:

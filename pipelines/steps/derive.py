@@ -38,6 +38,7 @@ class Derive(Step):
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Derived | None:
         columns, out = list[tuple[str, pl.Expr, Columns]](), dict(schema)
         for name, text in self.__pydantic_extra__.items():
+            problems.new_column((), name)
             if found := problems.expression((name,), text, schema):
                 columns.append((name, found[0].expr, found[1]))
                 out[name] = found[0].dtype

@@ -27,6 +27,7 @@ class Filter(Step):
     """Keep the rows for which a condition is true; where it is NULL the row goes."""
 
     kind = "filter"
+    keeps_columns = True
     shorthand = "where"
     example: ClassVar[str] = 'filter: Close > 0 AND "Adj Close" IS NOT NULL'
 

@@ -2,26 +2,23 @@ from __future__ import annotations
 
 import datetime
 import glob
-import hashlib
-import importlib
 import inspect
 import math
 import numbers
 import os
-import sys
 import threading
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import polars as pl
 from pydantic import Field
 
-from pipelines.errors import DataError, Issue, PipelineError, did_you_mean
-from pipelines.steps.base import Context, Input, Problems, Step
+from pipelines.code import Function
+from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, redacted
+from pipelines.steps.base import Context, Dtype, Input, Problems, Step
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
 _MOST_PARTITIONS = 256  # more than a machine's threads; a task more costs a cluster a millisecond
@@ -42,9 +39,7 @@ _ANNOTATIONS: dict[Any, pl.DataType] = {
 class Mapped:
     """Calls the function on a partition's items."""
 
-    module: str
-    name: str
-    root: str
+    function: Function
     arguments: Mapping[str, Any]
     schema: Schema
     single: bool
@@ -53,7 +48,7 @@ class Mapped:
     """Whether an item's error ends the run."""
 
     def scan(self, partition: Sequence[Any], columns: Sequence[str]) -> pl.LazyFrame:
-        function = load(self.module, self.name, self.root)
+        function = self.function.load()
         names = [name for name in self.schema if name not in ("item", "error")]
         data: dict[str, list[Any]] = {name: [] for name in self.schema}
         for item in partition:
@@ -65,9 +60,9 @@ class Mapped:
                     raise  # Ctrl-C, which reaches no other thread
                 error = _told(problem)
             if error is not None and self.stop:  # outside `except`: the problem itself need not be fit to travel
-                raise DataError(Issue(f"{self.module}:{self.name} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`"))  # fmt: skip
+                raise DataError(Issue(f"{self.function} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`"))  # fmt: skip
             data["item"].append(item)
-            data["error"].append(error)
+            data["error"].append(error and redacted(error))
             for name in names:
                 data[name].append(values.get(name))
         return pl.LazyFrame(data, schema=dict(self.schema)).select(columns)
@@ -118,19 +113,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def load(module: str, name: str, root: str) -> Callable[..., Any]:
-    """The project's function; its modules are looked for in the project's root first."""
-    if root not in sys.path:
-        sys.path.insert(0, root)
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
-
-
 class Map(Step):
     """Call a Python function once for each item of a list or of a range, or for each file of a glob; the results are a table, in the items' order.
 
     Columns: `item`, then what the function returns, then `error`: NULL, or what went wrong with that item: an exception, a
-    `sys.exit()`, or a result that is not what `returns` says. The function is named `module:function`; the module is found beside `pyproject.toml`.
+    `sys.exit()`, or a result that is not what `returns` says. The function is named `module:function`; the module is found beside the config or in the project's folder.
 
     What it returns is one value, in a column `result` whose type is the function's annotation (`bool`, `int`, `float`, `str`, `bytes`,
     `datetime.date`, `datetime.datetime`, `datetime.timedelta`, or one of them `| None`) or `returns: int64`; or it is a dict, with
@@ -142,7 +129,6 @@ class Map(Step):
 
     kind = "map"
     role = "source"
-    runs_python = True
     example: ClassVar[str] = 'map: {function: "math:isqrt", items: [10, 12, -14], returns: int64}'
 
     function: str = Field(
@@ -159,7 +145,7 @@ class Map(Step):
         None, description="A glob relative to the project, instead of `items`: each file's path is an item."
     )
     arguments: dict[str, Any] = Field({}, description="Further keyword arguments, the same for every item.")
-    returns: str | dict[str, str] | None = Field(
+    returns: Dtype | dict[str, Dtype] | None = Field(
         None,
         description="The type of what the function returns, or column: type for a dict. Default: its return annotation.",
     )
@@ -169,44 +155,19 @@ class Map(Step):
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Input | None:
         items, dtype, identity = self._items(problems, context)
-        function = self._function(problems, context)
+        found = problems.function(("function",), self.function, context)
+        function = found[1] if found else None
         if function is not None:
             self._arguments(function, items, problems)
         result = self._result(function, problems)
-        if problems.issues or result is None or dtype is None:
+        if problems.issues or result is None or dtype is None or found is None:
             return None
         out = {"item": dtype, **result, "error": pl.String()}
         single = not isinstance(self.returns, dict)
-        module, name = self.function.split(":")
-        loader = Mapped(module, name, str(context.root), self.arguments, out, single, self.on_error == "stop")
+        loader = Mapped(found[0], self.arguments, out, single, self.on_error == "stop")
         size = max(1, math.ceil(len(items) / _MOST_PARTITIONS))
         partitions = tuple(items[i : i + size] for i in range(0, len(items), size))
-        return Input(out, loader, partitions, (_code(function), *identity))
-
-    def _function(self, problems: Problems, context: Context) -> Callable[..., Any] | None:
-        module, name = self.function.split(":")
-        wrong: tuple[str, str]
-        try:
-            function: Any = load(module, name, str(context.root))
-            if not callable(function):
-                wrong = f"{self.function} is not a function", "name a function"
-            elif inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-                wrong = f"{self.function} is async, and map waits for nothing", "write a plain function: `def f(item): return asyncio.run(g(item))`"  # fmt: skip
-            elif inspect.isgeneratorfunction(function):
-                wrong = f"{self.function} yields", "return one value, or a dict of columns"
-            else:
-                return cast(Callable[..., Any], function)
-        except ImportError as error:
-            wrong = f"cannot import {module}: {error}", f"put {module.split('.')[0]}.py into {context.root}"
-        except AttributeError as error:
-            if (found := sys.modules.get(module)) is None or error.obj is not found:
-                wrong = f"importing {module} failed: {_told(error)}", "mend the module"
-            else:
-                wrong = f"{module} has no function {name!r}", did_you_mean(name, dir(found))
-        except (Exception, SystemExit) as error:
-            wrong = f"importing {module} failed: {_told(error)}", "mend the module"
-        problems.add(("function",), *wrong)
-        return None
+        return Input(out, loader, partitions, identity, functions=(found[0],))
 
     def _items(self, problems: Problems, context: Context) -> tuple[Sequence[Any], pl.DataType | None, tuple[Any, ...]]:
         """The items, their type, and what makes them the same again."""
@@ -284,12 +245,3 @@ class Map(Step):
             else:
                 out[name] = dtype
         return out
-
-
-def _code(function: Callable[..., Any] | None) -> str:
-    """What makes the function the same again: its module's source."""
-    try:
-        path = inspect.getsourcefile(function) if function else None
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else repr(function)
-    except (TypeError, OSError):  # written in C, or the file has gone since
-        return repr(function)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import polars as pl
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipelines import scan
 from pipelines.errors import PipelineError, did_you_mean
-from pipelines.steps.base import Context, Input, Problems, Step
+from pipelines.steps.base import Context, Dtype, Input, Problems, Step, Texts
 from pipelines.types import DTYPES, Schema, parse_dtype
 
 PARTITION_BYTES = 128 << 20
@@ -26,11 +26,11 @@ class Read(Step):
     shorthand = "path"
     example: ClassVar[str] = "read: {path: data/stocks/*.csv, dtypes: {Volume: int64}}"
 
-    path: list[str] = Field(
+    path: Texts = Field(
         min_length=1, description="A file, a folder or a glob, or a list of them, relative to the project."
     )
     format: Literal["csv", "parquet"] | None = Field(None, description="Default: from the files' ending.")
-    dtypes: dict[str, str] = Field({}, description="Column: type, for columns that are not to be sampled (CSV).")
+    dtypes: dict[str, Dtype] = Field({}, description="Column: type, for columns that are not to be sampled (CSV).")
     dates: dict[str, str] = Field({}, description="Column: strftime format, for dates not written as 2020-12-31 (CSV).")
     null_values: list[str] = Field([], description="Texts that mean NULL, beside the empty field (CSV).")
     separator: str | None = Field(
@@ -46,11 +46,6 @@ class Read(Step):
     partitions: int | None = Field(
         None, ge=1, le=1_000_000, description="How many partitions. Default: about 128 MiB each."
     )
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _one(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Input | None:
         dtypes = dict[str, pl.DataType]()

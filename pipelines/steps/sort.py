@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import polars as pl
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from pipelines.steps.base import Columns, Context, Operation, Problems, Reduction, Step
+from pipelines.steps.base import Columns, Context, Operation, Problems, Reduction, Step, Texts
 from pipelines.types import Schema, dtype_name
 
 _UNSORTABLE = (pl.List, pl.Struct, pl.Object, pl.Array)
@@ -56,17 +56,13 @@ class Sort(Step):
     """Put rows in order. Rows that are equal stay in the order they came in; NULL comes last, NaN after every number."""
 
     kind = "sort"
+    keeps_columns = True
     shorthand = "by"
     example: ClassVar[str] = "sort: {by: [Volume, Date], descending: [Volume], limit: 3}"
 
-    by: list[str] = Field(min_length=1, description="Columns, the most important first.")
-    descending: list[str] = Field([], description="Those of them in which large values come first.")
+    by: Texts = Field(min_length=1, description="Columns, the most important first.")
+    descending: Texts = Field([], description="Those of them in which large values come first.")
     limit: int | None = Field(None, ge=1, description="Keep only this many rows.")
-
-    @field_validator("by", "descending", mode="before")
-    @classmethod
-    def _one(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
         for i, name in enumerate(self.by):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -56,12 +57,23 @@ class Write(Step):
                         f"the column {name!r} is {dtype_name(dtype)}, which CSV cannot hold",
                         "write Parquet, or drop it",
                     )
-        if RUN in self.path[len(RUN) :] or (self.path.startswith(RUN) and not self.path.startswith(RUN + "/")):
+        if RUN in self.path.removeprefix(RUN) or (self.path.startswith(RUN) and not self.path.startswith(RUN + "/")):
             problems.add(("path",), "${run} stands at the start of a path", "write ${run}/name.parquet")
-        elif not self.path.startswith(RUN) and not self.overwrite and Path(path).exists():
-            problems.add(
-                ("path",), f"{self.path} exists", "add `overwrite: true` to replace it, or choose another path"
-            )
+        elif not self.path.startswith(RUN):
+            self._free(path, problems)
         if problems.issues or format is None:
             return None
         return Output(path, format, self.per_partition, self.overwrite)
+
+    def _free(self, path: str, problems: Problems) -> None:
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            problems.add(("path",), f"cannot write to {self.path:.60}: {why}", "choose another path")
+            return
+        if not self.overwrite:
+            remedy = "add `overwrite: true` to replace it, or choose another path"
+            problems.add(("path",), f"{self.path} exists", remedy)

@@ -1,0 +1,268 @@
+"""The user's own code: found beside the config, carried by content, and the same in every process.
+
+A function's modules are those of the project that it imports, directly or not; their sources travel to the workers as they
+were when the plan was made. Another content is another digest, and is imported anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.abc
+import importlib.util
+import inspect
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import Issue, MachineError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Module:
+    """One of the project's modules."""
+
+    name: str
+    path: str
+    source: bytes
+    is_package: bool
+
+
+@dataclass(frozen=True)
+class Code:
+    """Modules of a project, by content."""
+
+    modules: tuple[Module, ...]
+    digest: str
+    """Of names and sources: equal in every copy of the project."""
+
+    @property
+    def key(self) -> tuple[str, tuple[str, ...]]:
+        """Apart in every copy: a module may look for files beside it."""
+        return self.digest, tuple(module.path for module in self.modules)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function by name, and the key of the code that it is part of; small, because it travels with the tasks."""
+
+    module: str
+    name: str
+    code: tuple[str, tuple[str, ...]]
+
+    @property
+    def digest(self) -> str:
+        return self.code[0]
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.name}"
+
+    def load(self) -> Callable[..., Any]:
+        """The function itself. Raises MachineError where this process cannot import it."""
+        try:
+            return _load(self)
+        except (Exception, SystemExit) as error:
+            said = f"{type(error).__name__}: {error}"
+        where = _worker()  # outside of the except block, whose error may not be picklable
+        raise MachineError(
+            Issue(f"cannot import {self.module}{where}: {said}", "install there what the module imports")
+        )
+
+
+class FunctionError(Exception):
+    """Why a name is not a function that can be called."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.message, self.remedy = message, remedy
+
+
+def find(text: str, folders: Sequence[Path]) -> tuple[Function, Callable[..., Any]]:
+    """The function that `module:function` names, looked for in these folders, then among the installed modules.
+
+    Raises FunctionError.
+    """
+    module, _, name = text.partition(":")
+    try:
+        code = collect(module, folders)
+        provide(code)
+        function = Function(module, name, code.key)
+        loaded = _load(function)
+    except SyntaxError as error:
+        where = f"{Path(error.filename or module).name}" + (f", line {error.lineno}" if error.lineno else "")
+        raise FunctionError(f"{where}: {error.msg}", "mend the module") from None
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        if module == missing or module.startswith(f"{missing}."):
+            known = sorted(path.stem for folder in folders for path in folder.glob("*.py"))
+            near = did_you_mean(module, known)
+            place = f"put {module.split('.')[0]}.py into {folders[0]}"
+            raise FunctionError(f"there is no module {module!r}", near if near.startswith("did") else place) from None
+        raise FunctionError(f"importing {module} failed: there is no module {missing!r}", "install it") from None
+    except AttributeError as error:
+        if error.name != name:
+            raise FunctionError(f"importing {module} failed: {error}", "mend the module") from None
+        names = [each for each in dir(error.obj) if not each.startswith("_")]
+        raise FunctionError(f"{module} has no function {name!r}", did_you_mean(name, names)) from None
+    except (Exception, SystemExit) as error:
+        raise FunctionError(f"importing {module} failed: {type(error).__name__}: {error}", "mend the module") from None
+    if inspect.isclass(loaded) or not hasattr(loaded, "__call__"):  # noqa: B004 - mypy knows that it is callable
+        raise FunctionError(f"{text} is not a function", "name a function")
+    if inspect.iscoroutinefunction(loaded) or inspect.isasyncgenfunction(loaded):
+        remedy = "write a plain function: `def f(item): return asyncio.run(g(item))`"
+        raise FunctionError(f"{text} is async, and nothing waits for it", remedy)
+    if inspect.isgeneratorfunction(loaded):
+        raise FunctionError(f"{text} yields", "return what it makes")
+    return function, loaded
+
+
+def collect(module: str, folders: Sequence[Path]) -> Code:
+    """The project's modules that `module` needs. Without any, the digest is that of the installed module."""
+    found, waiting = dict[str, Module](), [module]
+    while waiting:
+        name = waiting.pop()
+        for part in _parents(name):
+            if part not in found and (here := _located(part, folders)):
+                found[part] = here
+                waiting += _imports(here)
+    modules = tuple(found[name] for name in sorted(found))
+    digest = hashlib.blake2b(digest_size=16)
+    for each in modules:
+        digest.update(f"{each.name}\0{len(each.source)}\0".encode() + each.source)
+    if not modules:
+        spec = importlib.util.find_spec(module.split(".", maxsplit=1)[0])
+        origin = Path(spec.origin) if spec and spec.origin else None
+        digest.update(origin.read_bytes() if origin and origin.is_file() else module.encode())
+    return Code(modules, digest.hexdigest())
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _located(name: str, folders: Sequence[Path]) -> Module | None:
+    if name.split(".", maxsplit=1)[0] in sys.stdlib_module_names or name.split(".", maxsplit=1)[0] == __package__:
+        return None
+    for folder in folders:
+        path = folder.joinpath(*name.split("."))
+        for file, is_package in ((path / "__init__.py", True), (path.with_suffix(".py"), False)):
+            if file.is_file():
+                return Module(name, str(file), file.read_bytes(), is_package)
+        if any(path.glob("*.py")) and not _is_installed(
+            name.split(".", maxsplit=1)[0]
+        ):  # a package without __init__.py
+            return Module(name, str(path / "__init__.py"), b"", True)
+    return None
+
+
+def _is_installed(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None and not isinstance(spec.loader, _Loader)
+
+
+def _imports(module: Module) -> Iterator[str]:
+    """The names of modules that a module's imports may mean."""
+    for node in ast.walk(ast.parse(module.source, module.path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.name if module.is_package else module.name.rpartition(".")[0]
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            if base:
+                yield base
+                yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+# ---- in any process
+
+_provided = dict[tuple[str, tuple[str, ...]], Code]()
+_functions = dict[Function, Callable[..., Any]]()
+_lock = threading.RLock()
+
+
+def provide(code: Code) -> None:
+    """Makes the code's functions loadable in this process."""
+    _provided[code.key] = code
+
+
+def provided(function: Function) -> Code:
+    return _provided[function.code]
+
+
+def _load(function: Function) -> Callable[..., Any]:
+    with _lock:
+        if function not in _functions:
+            module = _imported(_provided[function.code], function.module)
+            found: Callable[..., Any] = getattr(module, function.name)
+            _functions[function] = found
+        return _functions[function]
+
+
+def _imported(code: Code, name: str) -> types.ModuleType:
+    """Imports from the code. Its modules replace those of another content; what the process imported itself is put back."""
+    active = [finder for finder in sys.meta_path if isinstance(finder, _Finder)]
+    if any(finder.key == code.key for finder in active):
+        return importlib.import_module(name)
+    for finder in active:
+        for known in finder.modules:
+            if isinstance(getattr(sys.modules.get(known), "__loader__", None), _Loader):
+                del sys.modules[known]
+        sys.meta_path.remove(finder)
+    if not code.modules:
+        return importlib.import_module(name)
+    ours = _Finder(code)
+    foreign = {known: sys.modules.pop(known) for known in ours.modules if known in sys.modules}
+    sys.meta_path.insert(0, ours)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.modules.update(foreign)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, code: Code) -> None:
+        self.key = code.key
+        self.modules = {module.name: module for module in code.modules}
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if (module := self.modules.get(fullname)) is None:
+            return None
+        return importlib.util.spec_from_file_location(
+            fullname, module.path, loader=_Loader(module), submodule_search_locations=[] if module.is_package else None
+        )
+
+
+class _Loader(importlib.abc.InspectLoader):
+    def __init__(self, module: Module) -> None:
+        self.module = module
+
+    def is_package(self, fullname: str) -> bool:
+        return self.module.is_package
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self.module.source)
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return self.source_to_code(self.module.source, self.module.path)
+
+
+def _worker() -> str:
+    """` on the worker ...`, in one."""
+    if "distributed" not in sys.modules:
+        return ""
+    from distributed import get_worker
+
+    try:
+        return f" on the worker {get_worker().address}"
+    except ValueError:
+        return ""

@@ -1,0 +1,205 @@
+"""What the operators mean for given types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import polars as pl
+
+from pipelines.expressions.types import (
+    BOOL,
+    DATE,
+    DATETIME,
+    FLOAT,
+    INT,
+    MOMENT,
+    NULL,
+    NUMBER,
+    SCALAR,
+    STRING,
+    WIDE,
+    Constant,
+    ExpressionError,
+    Typed,
+    common_type,
+    finer,
+    kind,
+    refuse,
+    to,
+    unify,
+)
+from pipelines.types import dtype_name
+
+# --- Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def arithmetic(op: str, a: Typed, b: Typed) -> Typed:
+    kinds = {kind(a.dtype), kind(b.dtype)} - {"null"}
+    if op in "+-" and not kinds <= NUMBER:
+        return _calendar(op, a, b)
+    if not kinds <= NUMBER or (op == "//" and not kinds <= {"int"}):
+        takes, remedy = "numbers", "CAST the operand"
+        if op == "//":
+            takes, remedy = "ints", "write floor(x / y)"
+        elif "string" in kinds and op in "+*":
+            remedy = "CAST the string; texts are joined with ||"
+        raise ExpressionError(f"{op} takes {takes}, not {dtype_name(a.dtype)} and {dtype_name(b.dtype)}", remedy)
+    if kinds <= {"int"}:
+        return _integers(op, to(a, WIDE), to(b, WIDE), b) if op != "/" else Typed(to(a, FLOAT) / to(b, FLOAT), FLOAT)
+    if "float" in kinds or op == "/":
+        common = common_type(a.dtype, b.dtype) if op in "+-*" else FLOAT
+        assert common is not None
+        x, y = to(a, common), to(b, common)
+    else:
+        common = _decimal(op, a.dtype, b.dtype)
+        x, y = a.expr.cast(common), b.expr.cast(common)
+        if op == "%":
+            y = refuse(y == 0, pl.lit("a decimal % 0"), y, common)
+    if op == "%" and common.is_float():
+        remainder = pl.map_batches([x, y], _fmod, return_dtype=common, is_elementwise=True)
+        return Typed(pl.when(x.is_not_null() & y.is_not_null()).then(remainder), common)
+    if op == "%":  # Polars' remainder has the sign of the divisor
+        return Typed(pl.when(x < 0).then(-(-x % y.abs())).otherwise(x % y.abs()), common)
+    return Typed(x + y if op == "+" else x - y if op == "-" else x * y if op == "*" else x / y, common)
+
+
+def _fmod(operands: Sequence[pl.Series]) -> pl.Series:
+    """Exact, as in C; Polars' own rounds the quotient first, and x % inf is NaN."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        return pl.Series(np.fmod(*(o.to_numpy() for o in operands)), dtype=operands[0].dtype)
+
+
+def _integers(op: str, x: pl.Expr, y: pl.Expr, divisor: Typed) -> Typed:
+    """In 128 bits, where nothing overflows; the cast back raises."""
+    if op in "+-*":
+        result = x + y if op == "+" else x - y if op == "-" else x * y
+    else:
+        result = x.abs() // y.abs() * x.sign() * y.sign() if op == "//" else x.abs() % y.abs() * x.sign()
+        if not (isinstance(divisor, Constant) and divisor.value != 0):
+            result = refuse(y == 0, pl.lit(f"an integer {op} 0"), result, WIDE)
+    return Typed(result.cast(INT), INT)
+
+
+def _decimal(op: str, a: pl.DataType, b: pl.DataType) -> pl.DataType:
+    scales = [t.scale if isinstance(t, pl.Decimal) else 0 for t in (a, b)]
+    scale = sum(scales) if op == "*" else max(scales)
+    if scale > 38:
+        raise ExpressionError(
+            f"{dtype_name(a)} * {dtype_name(b)} has more than 38 digits behind the point",
+            "CAST to fewer digits, or to DOUBLE",
+        )
+    return pl.Decimal(38, scale)
+
+
+def negative(x: Typed) -> Typed:
+    if x.dtype.is_float() or kind(x.dtype) in ("decimal", "duration"):
+        return Typed(-x.expr, x.dtype)
+    return arithmetic("-", Typed(pl.lit(0, dtype=INT), INT), x)
+
+
+# --- Dates --------------------------------------------------------------------------------------------------------------
+
+
+def _calendar(op: str, a: Typed, b: Typed) -> Typed:
+    if op == "+" and kind(b.dtype) in MOMENT and kind(a.dtype) not in MOMENT:
+        a, b = b, a
+    left, right = kind(a.dtype), kind(b.dtype)
+    if left == "date" and right in ("int", "null"):
+        step = to(b, WIDE)
+        return Typed((days(a) + step if op == "+" else days(a) - step).cast(pl.Int32).cast(DATE), DATE)
+    if op == "-" and left == right == "date":
+        return Typed(days(a) - days(b), INT)
+    if op == "-" and {left, right} <= MOMENT and isinstance(common := common_type(a.dtype, b.dtype), pl.Datetime):
+        return Typed(to(a, common) - to(b, common), pl.Duration(common.time_unit))
+    if left == "date" and right == "duration":
+        a, left = Typed(a.expr.cast(DATETIME), DATETIME), "datetime"
+    if right == "duration" and isinstance(a.dtype, pl.Datetime | pl.Duration):
+        unit = finer(a.dtype, b.dtype)
+        wide = pl.Datetime(unit, a.dtype.time_zone) if isinstance(a.dtype, pl.Datetime) else pl.Duration(unit)
+        x, y = to(a, wide), to(b, pl.Duration(unit))
+        return Typed(x + y if op == "+" else x - y, wide)
+    remedy = "CAST the operand"
+    if "string" in (left, right):
+        remedy = "CAST the string; texts are joined with ||"
+    elif left in MOMENT:
+        remedy = "add an INTERVAL: x + INTERVAL 3 DAY; whole days to a date: x + 3"
+    raise ExpressionError(f"{op} cannot take {dtype_name(a.dtype)} and {dtype_name(b.dtype)}", remedy)
+
+
+def days(x: Typed) -> pl.Expr:
+    return x.expr.cast(pl.Int32).cast(WIDE).cast(INT)
+
+
+UNITS = {
+    **{"year": "y", "quarter": "q", "month": "mo", "week": "w", "day": "d", "hour": "h", "minute": "m", "second": "s"},
+    **{"millisecond": "ms", "microsecond": "us"},
+}
+
+
+def shift(op: str, a: Typed, amount: Typed, unit: str) -> Typed:
+    """date or datetime + INTERVAL; at the end of a month the day is cut to the month's last."""
+    if kind(a.dtype) not in MOMENT | {"null"}:
+        raise ExpressionError(
+            f"INTERVAL is added to a date or datetime, not to {dtype_name(a.dtype)}", "CAST it to DATE"
+        )
+    name = unit.lower().removesuffix("s")
+    found = re.fullmatch(r"\s*(-?\d{1,9})\s*(\w*?)s?\s*", str(amount.value)) if isinstance(amount, Constant) else None
+    if found and not unit:
+        name = found[2].lower()
+    good = name in UNITS and (found if isinstance(amount, Constant) else kind(amount.dtype) in ("int", "null"))
+    if not good or (found and unit and found[2]):
+        raise ExpressionError(
+            "cannot read the INTERVAL",
+            f"write INTERVAL 3 DAY, INTERVAL '3 months' or INTERVAL (n) DAY; known: {', '.join(UNITS)}",
+        )
+    dtype = a.dtype if isinstance(a.dtype, pl.Datetime) else DATETIME
+    if found:
+        return Typed(to(a, dtype).dt.offset_by(f"{int(found[1]) * (1 if op == '+' else -1)}{UNITS[name]}"), dtype)
+    count = to(amount, WIDE) * (1 if op == "+" else -1)
+    step = pl.concat_str([count.cast(INT).cast(STRING), pl.lit(UNITS[name])])
+    return Typed(to(a, dtype).dt.offset_by(step), dtype)
+
+
+# --- Comparison and text ------------------------------------------------------------------------------------------------
+
+_METHODS = {
+    **{"=": "eq", "<>": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"},
+    **{"same": "eq_missing", "other": "ne_missing"},
+}
+
+
+def compare(op: str, a: Typed, b: Typed) -> Typed:
+    (a, b), common = unify([a, b], "compare")
+    if kind(common) not in SCALAR:
+        raise ExpressionError(f"cannot compare {dtype_name(common)}", "compare something in it")
+    if common == INT and a.dtype != b.dtype and pl.UInt64() in (a.dtype, b.dtype):
+        common = WIDE
+    x, y = to(a, common), to(b, common)
+    if common == NULL:
+        x, y = x.cast(BOOL), y.cast(BOOL)
+    return Typed(getattr(x, _METHODS[op])(y), BOOL)
+
+
+def like(text: Typed, pattern: Typed, fold: bool, escape: str = "") -> Typed:
+    if kind(text.dtype) not in ("string", "null"):
+        raise ExpressionError(f"LIKE takes a string, not {dtype_name(text.dtype)}", "CAST it to VARCHAR")
+    if pattern.dtype == NULL:
+        return Typed(pl.lit(None, BOOL), BOOL)
+    if not (isinstance(pattern, Constant) and pattern.dtype == STRING):
+        raise ExpressionError(
+            "LIKE takes a pattern in single quotes", "for a column: contains(s, t), starts_with(s, t), ends_with(s, t)"
+        )
+    regex, characters = "", iter(str(pattern.value))
+    for c in characters:
+        if c == escape:
+            if (literal := next(characters, None)) is None:
+                raise ExpressionError(
+                    "the pattern ends with its escape character", f"write {escape * 2!r} for the sign itself"
+                )
+            regex += re.escape(literal)
+        else:
+            regex += {"%": ".*", "_": "."}.get(c) or re.escape(c)
+    return Typed(to(text, STRING).str.contains(rf"(?s{'i' if fold else ''})\A(?:{regex})\z"), BOOL)

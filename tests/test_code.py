@@ -1,0 +1,151 @@
+"""The user's code: found beside the config, shipped by content, imported anew when it changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import ConfigError, MachineError, code
+from pipelines.pipeline import Pipeline, load
+
+Make = Callable[..., Pipeline]
+MAP = "  it:\n    map: {function: %s, items: [1, 2, 3], returns: int64}\n"
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    before, path = dict(sys.modules), list(sys.path)
+    yield
+    assert sys.path == path
+    for name in set(sys.modules) - set(before):
+        del sys.modules[name]
+
+
+def results(made: Pipeline, executor: str) -> list[Any]:
+    return made.run(executor).outputs["it"].head["result"].to_list()
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "processes", "local"])
+def test_modules_packages_and_relative_imports(project: Path, executor: str) -> None:
+    (project / "mine" / "deep").mkdir(parents=True)
+    (project / "configs").mkdir()
+    (project / "configs" / "beside.py").write_text(
+        "from mine.deep import thrice\nimport plain.names as p\n\ndef f(x: int) -> int:\n    import late\n    return thrice.it(x) + p.ONE + late.TEN\n"
+    )
+    (project / "mine" / "__init__.py").write_text("TIMES = 3\n")
+    (project / "mine" / "deep" / "__init__.py").write_text("from .. import TIMES\nfrom . import thrice\n")
+    (project / "mine" / "deep" / "thrice.py").write_text(
+        "from . import TIMES\nfrom ..other import times\n\ndef it(x):\n    return times(x, TIMES)\n"
+    )
+    (project / "mine" / "other.py").write_text("def times(a, b):\n    return a * b\n")
+    (project / "plain").mkdir()  # without __init__.py
+    (project / "plain" / "names.py").write_text("ONE = 1\n")
+    (project / "late.py").write_text("TEN = 10\n")
+    (project / "configs" / "c.yaml").write_text("steps:\n" + MAP % "beside:f")
+    made = load(project / "configs" / "c.yaml")
+    made.plan()
+    for path in project.rglob("*.py"):
+        path.unlink()  # what was read for the plan is what runs
+    assert results(made, executor) == [14, 17, 20]
+
+
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_changed_code_is_imported_anew(pipeline: Make, project: Path, executor: str) -> None:
+    (project / "helper.py").write_text("N = 1\n")
+    (project / "mine.py").write_text("import helper\n\ndef f(x: int) -> int:\n    return x + helper.N\n")
+    first = pipeline(MAP % "mine:f")
+    assert results(first, executor) == [2, 3, 4]
+    (project / "helper.py").write_text("N = 100\n")
+    second = pipeline(MAP % "mine:f")
+    assert results(second, executor) == [101, 102, 103]
+    assert first.plan().nodes["it"].identity != second.plan().nodes["it"].identity
+    assert results(first, executor) == [2, 3, 4], "a plan runs what it was made from"
+    (project / "unused.py").write_text("")
+    assert pipeline(MAP % "mine:f").plan().nodes["it"].identity == second.plan().nodes["it"].identity
+
+
+def test_what_the_process_imported_itself_stays(pipeline: Make, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "notebook.py").write_text("STATE = []\n\ndef f(x: int) -> int:\n    STATE.append(x)\n    return x\n")
+    monkeypatch.syspath_prepend(project)
+    import notebook  # type: ignore[import-not-found]
+
+    assert results(pipeline(MAP % "notebook:f"), "serial") == [1, 2, 3]
+    assert sys.modules["notebook"] is notebook
+    assert notebook.STATE == []
+
+
+def test_names_of_the_standard_library_and_of_installed_packages(pipeline: Make, project: Path) -> None:
+    (project / "math.py").write_text("raise SystemExit(1)\n")
+    (project / "polars").mkdir()
+    (project / "polars" / "note.py").write_text("")
+    (project / "mine.py").write_text(
+        "import math, polars\n\ndef f(x: int) -> int:\n    return int(polars.Series([math.isqrt(x)])[0])\n"
+    )
+    assert results(pipeline(MAP % "mine:f"), "serial") == [1, 1, 1]
+    assert results(pipeline(MAP % "math:isqrt"), "serial") == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("import nothing_of_that_name\n", "importing mine failed: there is no module 'nothing_of_that_name'"),
+        ("def f(x:\n", "mine.py, line 1: "),
+        ("raise ValueError('no')\n", "importing mine failed: ValueError: no"),
+        ("import sys\nsys.exit(3)\n", "importing mine failed: SystemExit: 3"),
+        ("g = 1\nthing = g.nothing\n", "importing mine failed: 'int' object has no attribute 'nothing'"),
+        ("def ff(x: int) -> int: ...\n", "did you mean 'ff'?"),
+        ("f = 1\n", "mine:f is not a function"),
+        ("\0", "mine: source code string cannot contain null bytes"),
+    ],
+)
+def test_modules_with_mistakes(pipeline: Make, project: Path, module: str, expected: str) -> None:
+    (project / "mine.py").write_text(module)
+    with pytest.raises(ConfigError) as caught:
+        pipeline(MAP % "mine:f").plan()
+    assert expected in str(caught.value)
+    assert caught.value.issues[0].place is not None
+    (project / "mine.py").write_text("def f(x: int) -> int:\n    return x\n")
+    assert results(pipeline(MAP % "mine:f"), "serial") == [1, 2, 3], "a mended module is imported anew"
+
+
+def test_an_import_that_fails_on_a_worker_names_module_and_worker(pipeline: Make, project: Path) -> None:
+    (project / "mine.py").write_text(
+        f"import os\nif os.getpid() != {os.getpid()}:\n    import only_at_home\n\ndef f(x: int) -> int:\n    return x\n"
+    )
+    with pytest.raises(MachineError) as caught:
+        pipeline(MAP % "mine:f").run("processes")
+    assert "cannot import mine on the worker tcp://" in str(caught.value)
+    assert "No module named 'only_at_home'" in str(caught.value)
+
+
+def test_data_beside_a_module(pipeline: Make, project: Path) -> None:
+    (project / "factor.txt").write_text("7")
+    (project / "mine.py").write_text(
+        "from pathlib import Path\n\ndef f(x: int) -> int:\n    return x * int(Path(__file__).with_name('factor.txt').read_text())\n"
+    )
+    assert results(pipeline(MAP % "mine:f"), "processes") == [7, 14, 21]
+
+
+def test_errors_show_the_user_their_own_line(pipeline: Make, project: Path) -> None:
+    (project / "mine.py").write_text("def f(x: int) -> int:\n    return 1 // 0\n")
+    script = "import sys, traceback\nfrom pathlib import Path\nfrom pipelines import code\n" + (
+        "_, f = code.find('mine:f', [Path(sys.argv[1])])\ntry:\n    f(1)\nexcept ZeroDivisionError:\n    traceback.print_exc()\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", script, str(project)], capture_output=True, text=True, check=True
+    ).stderr
+    assert 'mine.py", line 2, in f\n    return 1 // 0' in shown
+
+
+def test_collecting_reads_only_what_is_imported(project: Path) -> None:
+    (project / "a.py").write_text("import b, os.path, numpy\n")
+    (project / "b.py").write_text("from c import *\nfrom . import nothing\n")
+    (project / "c.py").write_text("try:\n    import a\nexcept ImportError:\n    pass\n")
+    (project / "d.py").write_text("")
+    assert [module.name for module in code.collect("a", [project]).modules] == ["a", "b", "c"]
