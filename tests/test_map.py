@@ -233,7 +233,7 @@ BAD = {
     "function: 'functions_of_test:half', items: [1], range: [1, 2]": "one of `items`, `range` and `files`",
     "function: 'functions_of_test:half'": "one of `items`, `range` and `files`",
     "function: 'exits_of_test:f', items: [1]": "importing exits_of_test failed: SystemExit: 5",
-    "function: 'lacks_of_test:f', items: [1]": "importing lacks_of_test failed: AttributeError: module 'math' has no attribute 'tau_'",
+    "function: 'lacks_of_test:f', items: [1]": "importing lacks_of_test failed: module 'math' has no attribute 'tau_'",
 }
 
 

@@ -35,7 +35,8 @@ def test_a_race_on_every_executor(project: Path) -> None:
     path = config(project, "print('hello'); return n * x")
     path.write_text(path.read_text() + "  total:\n    from: it\n    aggregate: {total: sum(result)}\n")
     said = list[str]()
-    found = race(path, {"x": "3"}, repeat=1, say=said.append)
+    (project / "over.yaml").write_text("steps: {total: {aggregate: {sum_: sum(result)}}}\n")
+    found = race(path, {"x": "3"}, [project / "over.yaml"], repeat=1, say=said.append)
     assert tuple(lane.executor for lane in found.lanes) == RACED
     assert [line.split(":")[0] for line in said] == list(RACED)
     assert found.compared[0].startswith("out: 4 rows, ")
