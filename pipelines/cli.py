@@ -348,7 +348,9 @@ def _race(options: argparse.Namespace) -> None:
     if chart is not None and not chart.resolve().parent.is_dir():  # known before the race, not after it
         raise MachineError(Issue(f"cannot write {chart}: there is no such folder", "name another file with -o"))
     executors = options.executors.split(",") if options.executors else race.RACED
-    found = race.race(options.config, _params(options), executors=executors, repeat=options.repeat, say=_say)
+    found = race.race(
+        options.config, _params(options), options.overlays, executors=executors, repeat=options.repeat, say=_say
+    )
     print(race.text(found))
     if chart is not None:
         try:

@@ -23,6 +23,7 @@ from xml.sax.saxutils import escape
 
 import polars as pl
 import psutil
+from dask.system import CPU_COUNT
 
 from pipelines.errors import ConfigError, DataError, Issue, MachineError, PipelineError, did_you_mean
 from pipelines.pipeline import load
@@ -118,6 +119,7 @@ class Race:
 def race(
     config: str | Path,
     params: Mapping[str, Any] | None = None,
+    overlays: Sequence[str | Path] = (),
     *,
     executors: Sequence[str] = RACED,
     repeat: int = 3,
@@ -131,7 +133,9 @@ def race(
     for name in executors:
         if name not in EXECUTORS:
             raise ConfigError(Issue(f"unknown executor {name!r}", did_you_mean(name, EXECUTORS)))
-    plan = load(config, params).plan()
+    if repeat < 1:
+        raise ConfigError(Issue(f"--repeat {repeat}: there is nothing to run", "--repeat 1"))
+    plan = load(config, params, overlays).plan()
     _can_run_again(plan)
     laps = dict[str, list[Lap]]()
     first: tuple[str, dict[str, _Answer]] | None = None
@@ -142,7 +146,9 @@ def race(
                 label = name if repeat == 1 else f"{name}, run {i + 1} of {repeat}"
                 place = Path(scratch, f"{i}-{name}")
                 place.mkdir()
-                lap, folder, answers = _lap(str(config), params or {}, name, place)
+                lap, folder, answers = _lap(
+                    [str(config), dict(params or {}), [str(path) for path in overlays]], name, place
+                )
                 folders.append(folder)
                 say(f"{label}: {lap.wall:.2f} s")
                 laps.setdefault(name, []).append(lap)
@@ -153,8 +159,7 @@ def race(
                     folders.remove(folder)
                     folders.remove(folders[0])
                     raise DataError(*different)
-    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
-    return Race(plan.spec.name, tuple(Lane(tuple(found)) for found in laps.values()), compared, cores or 1)
+    return Race(plan.spec.name, tuple(Lane(tuple(found)) for found in laps.values()), compared, CPU_COUNT)
 
 
 def _can_run_again(plan: Plan) -> None:
@@ -229,9 +234,9 @@ def _where(a: _Answer, b: _Answer) -> str:
     return ""
 
 
-def _lap(config: str, params: Mapping[str, Any], executor: str, place: Path) -> tuple[Lap, Path, dict[str, _Answer]]:
+def _lap(given: list[Any], executor: str, place: Path) -> tuple[Lap, Path, dict[str, _Answer]]:
     """One run in a process of its own, which leaves in `place` what it has to tell."""
-    command = [sys.executable, "-m", "pipelines.race", json.dumps([config, dict(params), executor, str(place)])]
+    command = [sys.executable, "-m", "pipelines.race", json.dumps([given, executor, str(place)])]
     with (place / "said").open("wb") as said:
         began = time.time()
         # in a session of its own, Ctrl-C does not reach it; it ends when its input does, so also when this process is killed
@@ -283,8 +288,9 @@ def _memory(pid: int) -> int:
     return total
 
 
-def _run(config: str, params: Mapping[str, Any], executor: str, place: str) -> None:
+def _run(given: list[Any], executor: str, place: str) -> None:
     """In the process of a lap: the run, and what it has to tell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     threading.Thread(target=_end_with_input, daemon=True).start()
     told, opened = dict[str, Any](), time.time()
 
@@ -296,7 +302,7 @@ def _run(config: str, params: Mapping[str, Any], executor: str, place: str) -> N
         told.update(opened=opened, done=time.time(), described=executor.described, slots=executor.slots)
 
     try:
-        result = execute(load(config, params).plan(), executor, head=ROWS, say=said, done=done)
+        result = execute(load(*given).plan(), executor, head=ROWS, say=said, done=done)
         answers = list[tuple[str, str, int, bool]]()
         for step, produced in result.outputs.items():
             path = produced.path or Path(place, f"{step}.parquet")

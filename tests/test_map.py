@@ -42,7 +42,8 @@ def whole(kind: str):
     }[kind]
 
 def day(kind: str):
-    return {"date": datetime.date(2020, 2, 29), "number": 5, "text": "2020-02-29", "time": datetime.datetime(2020, 2, 29, 12)}[kind]
+    return {"date": datetime.date(2020, 2, 29), "number": 5, "text": "2020-02-29", "time": datetime.datetime(2020, 2, 29, 12),
+            "numpy": np.int64(5)}[kind]
 
 def table(kind: str):
     return {"both": {"a": 1, "b": "x"}, "null": {"a": None, "b": None}, "less": {"a": 1}, "more": {"a": 1, "b": "x", "c": 2, "d": 3},
@@ -55,6 +56,7 @@ def raising(kind: str) -> int:
         "exit": SystemExit(3), "silent": Silent(), "stuck": Stuck(1, 2), "empty": ValueError(), "lines": ValueError("one\\ntwo"),
         "cancelled": asyncio.CancelledError(), "generator": GeneratorExit(), "stop": StopIteration(5),
         "memory": MemoryError(), "key": KeyError("k"),
+        "interrupt": KeyboardInterrupt(),
     }[kind]
 
 def maybe(n: int) -> "int | None":
@@ -74,7 +76,7 @@ number = 5
 KINDS = {
     "numpy": ["int", "float", "bool", "text", "date", "time", "span"],
     "whole": ["int", "none", "true", "float", "text", "large", "list", "array", "dict", "object"],
-    "day": ["date", "number", "text", "time"],
+    "day": ["date", "number", "text", "time", "numpy"],
     "table": ["both", "null", "less", "more", "none", "list", "wrong"],
     "raising": ["fine", "exit", "silent", "stuck", "empty", "lines", "cancelled", "generator", "stop", "memory", "key"],
 }
@@ -148,6 +150,7 @@ def test_values_are_never_converted(tables: dict[str, pl.DataFrame]) -> None:
         "number": "TypeError: result is 5, which is not date",
         "text": "TypeError: result is '2020-02-29', which is not date",
         "time": "TypeError: result is datetime.datetime(2020, 2, 29, 12, 0), which is not date",
+        "numpy": "TypeError: result is np.int64(5), which is not date",
     }
 
 
@@ -179,6 +182,16 @@ def test_items(tables: dict[str, pl.DataFrame]) -> None:
     assert tables["size"]["result"].to_list() == [1, 2, 0]
     assert tables["many"]["item"].to_list() == list(range(-300, 701))
     assert tables["many"]["result"].to_list() == [n or None for n in range(-300, 701)]
+
+
+@pytest.mark.parametrize("executor", [*RUN, "threads"])
+def test_a_keyboard_interrupt_stops_only_where_it_may_be_ctrl_c(project: Path, executor: str) -> None:
+    path = config(project, "  a:\n    map: {function: 'functions_of_test:raising', items: [fine, interrupt]}\n")
+    if executor == "serial":
+        assert main(["run", str(path), "--executor", executor]) == 130
+    else:
+        found = load(path).run(executor).outputs["a"].head
+        assert answers(found) == {"fine": 1, "interrupt": "KeyboardInterrupt"}
 
 
 @pytest.mark.parametrize("executor", RUN)
@@ -220,7 +233,7 @@ BAD = {
     "function: 'functions_of_test:half', items: [1], range: [1, 2]": "one of `items`, `range` and `files`",
     "function: 'functions_of_test:half'": "one of `items`, `range` and `files`",
     "function: 'exits_of_test:f', items: [1]": "importing exits_of_test failed: SystemExit: 5",
-    "function: 'lacks_of_test:f', items: [1]": "importing lacks_of_test failed: AttributeError: module 'math' has no attribute 'tau_'",
+    "function: 'lacks_of_test:f', items: [1]": "importing lacks_of_test failed: module 'math' has no attribute 'tau_'",
 }
 
 

@@ -35,7 +35,8 @@ def test_a_race_on_every_executor(project: Path) -> None:
     path = config(project, "print('hello'); return n * x")
     path.write_text(path.read_text() + "  total:\n    from: it\n    aggregate: {total: sum(result)}\n")
     said = list[str]()
-    found = race(path, {"x": "3"}, repeat=1, say=said.append)
+    (project / "over.yaml").write_text("steps: {total: {aggregate: {sum_: sum(result)}}}\n")
+    found = race(path, {"x": "3"}, [project / "over.yaml"], repeat=1, say=said.append)
     assert tuple(lane.executor for lane in found.lanes) == RACED
     assert [line.split(":")[0] for line in said] == list(RACED)
     assert found.compared[0].startswith("out: 4 rows, ")
@@ -109,6 +110,7 @@ def test_tables_that_are_only_shown_are_compared_too(project: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["--executors", "serial,thread"], 2, "unknown executor 'thread'\n    did you mean 'threads'?"),
+        (["--repeat", "0"], 2, "--repeat 0: there is nothing to run"),
         (["-p", "y=1"], 2, "unknown parameter 'y'"),
         (["-o", "no/such/folder.svg"], 4, "cannot write no/such/folder.svg"),
     ],
@@ -145,12 +147,16 @@ def test_a_run_that_fails_ends_the_race(
     assert "Traceback" not in said
 
 
-def _started(project: Path, executor: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+def _started(
+    project: Path, executor: str, ignoring: bool = False
+) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A race whose first run is at work, and the processes that it has started."""
     marks = project / "marks"
     marks.mkdir()
     path = config(project, f"open('{marks}/' + str(n), 'w').close(); time.sleep(60); return n")
     command = [sys.executable, "-m", "pipelines", "race", str(path), "--executors", executor]
+    if ignoring:
+        command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
     end = time.monotonic() + 60
     while not list(marks.iterdir()):
@@ -172,8 +178,9 @@ def test_ctrl_c_ends_all_of_it(project: Path, executor: str) -> None:
     assert [json.loads(p.read_text())["exit_code"] for p in (project / "runs").glob("*/record.json")] == [130]
 
 
-def test_no_run_outlives_a_race_that_was_killed(project: Path) -> None:
-    started, children = _started(project, "serial")
+@pytest.mark.parametrize("ignoring", [False, True], ids=["", "in the background of a shell"])
+def test_no_run_outlives_a_race_that_was_killed(project: Path, ignoring: bool) -> None:
+    started, children = _started(project, "serial", ignoring)
     assert children
     started.kill()
     started.communicate()

@@ -4,6 +4,7 @@ import datetime
 import glob
 import inspect
 import math
+import numbers
 import os
 import threading
 import types
@@ -56,7 +57,7 @@ class Mapped:
                 values = self.columns(function(item, **self.arguments), names)
             except BaseException as problem:  # a panic, a sys.exit(): uncaught, they end a worker
                 if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                    raise  # Ctrl-C
+                    raise  # Ctrl-C, which reaches no other thread
                 error = _told(problem)
             if error is not None and self.stop:  # outside `except`: the problem itself need not be fit to travel
                 raise DataError(Issue(f"{self.function} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`"))  # fmt: skip
@@ -98,7 +99,7 @@ def _fitted(name: str, value: Any, dtype: pl.DataType) -> Any:
     """The value as Polars keeps it. Raises TypeError when it is of another type or does not fit."""
     plain = _plain(value)
     try:
-        if dtype.is_temporal() and isinstance(plain, int | float | str):
+        if dtype.is_temporal() and isinstance(plain, numbers.Number | str):
             raise TypeError  # Polars would count days or microseconds, or parse
         series = pl.Series([plain], dtype=dtype, strict=True)
         if series.dtype != dtype:
