@@ -225,7 +225,7 @@ class Source:
         )
 
     def _check_dates(self, piece: Piece, columns: Sequence[str], raw: bytes | None) -> None:
-        """Raises `_OddRows` where dates are not as in ISO 8601.
+        """Raises DataError where dates are not as in ISO 8601.
 
         Polars guesses their order anew in each chunk that it reads, from the chunk's first value. So lines are looked at that
         are less than a chunk apart (it is at least 4 KiB, or a 4096th of the file on machines of up to 128 cores).
@@ -254,7 +254,9 @@ class Source:
                 values = next(_reader([line], self.csv), [])
                 if any(i < len(values) and values[i] not in nulls and not p.fullmatch(values[i]) for i, p in fields):
                     if self._odd_date(piece, dates, raw[first:]):
-                        raise _OddRows("a date is not written as in ISO 8601")
+                        raise self.diagnose((piece,), list(dates), _OddRows()) or _OddRows(
+                            "a date is not as in ISO 8601"
+                        )
                     return
 
     def _odd_date(self, piece: Piece, dates: Mapping[str, re.Pattern[str]], body: bytes) -> tuple[int, str, str] | None:
