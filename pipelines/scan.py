@@ -216,9 +216,8 @@ class Source:
             # into the reader, before any row is dropped; it costs the reading of the last column.
             more = max(names, key=len) + "~"
             frame = self._polars(source, {**types, more: pl.String()}, header=header)
-            check = pl.struct(names[-1], more).map_batches(
-                self._checker(piece, names[-1], more), return_dtype=pl.Boolean(), is_elementwise=True
-            )
+            odd = pl.col(names[-1]).is_null() | pl.col(more).is_not_null()
+            check = odd.map_batches(self._checker(piece), return_dtype=pl.Boolean(), is_elementwise=True)
             frame = frame.filter(check)
         return frame.with_columns(
             self._parse(c, formats[c], strict=True) for c in wanted if c in formats and c in names
@@ -354,22 +353,21 @@ class Source:
             glob=False,
         )
 
-    def _checker(self, piece: Piece, last: str, more: str) -> Callable[[pl.Series], pl.Series]:
+    def _checker(self, piece: Piece) -> Callable[[pl.Series], pl.Series]:
         """A predicate that is always true, unless the piece has a row with too few or too many fields: then it raises.
 
         Polars fills short rows with nulls, so only a null in the last column makes an exact count necessary.
         """
         lock, counted = threading.Lock(), False
 
-        def check(both: pl.Series) -> pl.Series:
+        def check(odd: pl.Series) -> pl.Series:
             nonlocal counted
-            extra = both.struct.field(more)
-            if extra.null_count() < len(extra) or both.struct.field(last).null_count():
+            if odd.any():
                 with lock:
                     if not counted and self._ragged(self._body(piece), len(self._names(piece))):
                         raise _OddRows("a row has too few or too many fields")
                     counted = True
-            return pl.Series([True]).new_from_index(0, len(both))
+            return pl.Series([True]).new_from_index(0, len(odd))
 
         return check
 
