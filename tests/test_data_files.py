@@ -215,7 +215,7 @@ def test_refused_on_other_executors(tmp_path: Path, name: str, executor: str) ->
 def test_the_command_ends_with_3_and_without_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path, one("a,b\n1,x\n2\n"))
     (tmp_path / "c.yaml").write_text("steps:\n  t:\n    read: in/*\n")
-    assert main(["run", str(tmp_path / "c.yaml"), "--on", "serial"]) == 3
+    assert main(["run", str(tmp_path / "c.yaml"), "--executor", "serial"]) == 3
     said = "".join(capsys.readouterr())
     assert "x.csv: row 2 has 1 field, expected 2" in said
     assert "Traceback" not in said
