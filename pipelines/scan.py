@@ -346,6 +346,7 @@ class Source:
             skip_rows=int(header),
             missing_columns="insert",
             truncate_ragged_lines=ragged or self.csv.ragged is None,
+            extra_columns="ignore" if ragged or self.csv.ragged is None else "raise",  # a first row that is too long
             decimal_comma=self.csv.decimal == ",",
             separator=self.csv.separator,
             quote_char=self.csv.quote,

@@ -83,6 +83,7 @@ CASES: dict[str, tuple[Files, str, list[Any] | str]] = {
     "a short row": (one("a,b\n1,x\n2\n"), "", r"x\.csv: row 2 has 1 field, expected 2"),
     "a short row, ragged": (one("a,b\n1,x\n2\n"), "ragged: null", [(1, "x"), (2, None)]),
     "a long row": (one("a,b\n1,x\n2,y,z\n"), "", r"x\.csv: row 2 has 3 fields, expected 2"),
+    "a long first row, ragged": (one("a,b\n1,x,y\n2,y\n"), "ragged: null", [(1, "x"), (2, "y")]),
     "a long row, ragged": (one("a,b\n1,x\n2,y,z\n"), "ragged: null", [(1, "x"), (2, "y")]),
     "a trailing separator in one row": (one("a,b\n1,x\n2,y,\n"), "", [(1, "x"), (2, "y")]),
     "a long row, first extra empty": (one("a,b\n1,x\n2,y,,z\n"), "", r"x\.csv: row 2 has 4 fields, expected 2"),
@@ -178,7 +179,10 @@ def test_right_or_refused(tmp_path: Path, name: str) -> None:
         assert isinstance(caught.value, DataError) or "unknown" in expected
 
 
-BAD = two("i,s,d\n1,a,2020-01-01\nx,b,2020-01-02\n3,c\n4,d,05/06/2020\n", "i,s,d\n5,e,2020-01-05\n6,f,2020-01-06,7\n8,,2020-01-08\n")
+BAD = two(
+    "i,s,d\n1,a,2020-01-01\nx,b,2020-01-02\n3,c\n4,d,05/06/2020\n",
+    "i,s,d\n5,e,2020-01-05\n6,f,2020-01-06,7\n8,,2020-01-08\n",
+)
 BAD_ROWS = [("in/x.csv", 2), ("in/x.csv", 3), ("in/x.csv", 4), ("in/y.csv", 2)]
 BAD_TEXTS = ["x,b,2020-01-02", "3,c", "4,d,05/06/2020", "6,f,2020-01-06,7"]
 
