@@ -45,8 +45,12 @@ class Program:
         """For a source's partition."""
         assert self.loader is not None
         try:
-            return self.run(self.loader.scan(partition, self.columns))
-        except (kernel.KernelError, OSError) as error:
+            frame = self.loader.scan(partition, self.columns)
+            try:
+                return self.run(frame)
+            except DataError as error:  # a cast that failed: of a value as it is in the file?
+                raise self.loader.diagnose(partition, self.columns, kernel.KernelError(str(error))) or error from None
+        except (kernel.KernelError, pl.exceptions.PolarsError, OSError) as error:
             if found := self.loader.diagnose(partition, self.columns, error):
                 raise found from None
             raise self.failed(error) from None

@@ -179,13 +179,15 @@ class Source:
         frame = frame.slice(piece.start, piece.stop - piece.start)
         return frame.cast({c: t for c, t in self.schema.items() if c in wanted and c in stored and stored[c] != t})
 
-    def _formats(self) -> dict[str, str]:
-        """The columns that are read as text and parsed.
+    def _formats(self) -> dict[str, str | None]:
+        """The columns that are read as text and parsed; of dates: their format.
 
-        Not every date column: that costs a third more. So of an ISO date column Polars also takes 31/12/2020, as
-        day/month/year; who must exclude it gives the format in `dates`.
+        Not every date column: that costs a third more (see `_check_dates`). With decimal commas every number that has
+        some: Polars would also take 1.234, which then means a thousand or is a mistake.
         """
-        return dict(self.csv.dates)
+        commas = self.csv.decimal == ","
+        numbers = {c: None for c, t in self.schema.items() if commas and (t.is_float() or t.is_decimal())}
+        return {**numbers, **dict(self.csv.dates)}
 
     def _scan_csv(self, piece: Piece, wanted: Sequence[str]) -> pl.LazyFrame:
         names, formats = self._names(piece), self._formats()
@@ -238,11 +240,8 @@ class Source:
         nulls = {"", *self.csv.null_values}
         with contextlib.ExitStack() as stack:
             if raw is None:
-                if piece.path.endswith(_PACKED):
-                    raw = self._text(piece)
-                else:
-                    file = stack.enter_context(open(piece.path, "rb"))
-                    raw = cast(bytes, stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+                file = stack.enter_context(open(piece.path, "rb"))
+                raw = cast(bytes, stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
             first = _header_end(raw[: 1 << 20], self.csv) if piece.start == 0 else 0
             for at in range(first, len(raw), max(4096, len(raw) // 16)):
                 begin = first if at == first else raw.find(b"\n", at) + 1
@@ -286,7 +285,7 @@ class Source:
             bad.append(lost)
             said = pl.format("column {}: {} is not {}", pl.lit(repr(c)), pl.col(c), pl.lit(dtype_name(self.schema[c])))
             reasons = texts.select(pl.when(lost).then(said).otherwise(reasons).alias("reason"))["reason"]
-        if self.csv.ragged is not None and len(names) > 1:
+        if self.csv.ragged is not None:
             ragged = pl.Series(counts != len(names))
             bad.append(ragged)
             fields = pl.Series("n", counts)
@@ -326,7 +325,10 @@ class Source:
             lost |= texts[column].is_not_null() & ~texts[column].str.contains(f"^(?:{pattern.pattern})$")
         return lost
 
-    def _parse(self, column: str, form: str, *, strict: bool) -> pl.Expr:
+    def _parse(self, column: str, form: str | None, *, strict: bool) -> pl.Expr:
+        if form is None:
+            swapped = pl.col(column).str.replace_all(".", "?", literal=True).str.replace_all(",", ".", literal=True)
+            return swapped.cast(self.schema[column], strict=strict)
         return pl.col(column).str.strptime(self.schema[column], form, strict=strict)  # type: ignore[arg-type]
 
     def _polars(
@@ -345,6 +347,7 @@ class Source:
             skip_rows=int(header),
             missing_columns="insert",
             truncate_ragged_lines=ragged or self.csv.ragged is None,
+            extra_columns="ignore" if ragged or self.csv.ragged is None else "raise",  # a first row that is too long
             decimal_comma=self.csv.decimal == ",",
             separator=self.csv.separator,
             quote_char=self.csv.quote,
@@ -372,8 +375,8 @@ class Source:
         return check
 
     def _is_plain(self, piece: Piece) -> bool:
-        """Can Polars read it from the disk itself? (It unpacks gzip and Zstandard.)"""
-        return self.csv.utf8 and not piece.path.endswith((".bz2", ".xz")) and not self._is_cut(piece)
+        """Can Polars read it from the disk itself? Packed files are unpacked here, once: dates are looked at too."""
+        return self.csv.utf8 and not piece.path.lower().endswith(_PACKED) and not self._is_cut(piece)
 
     def _is_cut(self, piece: Piece) -> bool:
         whole = not _splits(piece.path, self.csv) or (piece.start == 0 and os.path.getsize(piece.path) == piece.stop)
@@ -405,13 +408,13 @@ class Source:
         import numpy as np  # rarely needed, and 0.1 s to import
 
         body, first = _unquoted(body, self.csv), 0
-        if expected == 1:
-            return None
         for block in _blocks(body):
             codes = np.frombuffer(block, np.uint8)
             ends = np.flatnonzero(codes == ord("\n"))
             separators = np.searchsorted(np.flatnonzero(codes == ord(self.csv.separator)), ends)
-            bad = np.flatnonzero(np.diff(separators, prepend=0) != expected - 1)
+            surplus = np.diff(separators, prepend=0) - (expected - 1)
+            tail = codes[ends - 1 - (codes[ends - 1] == ord("\r"))] == ord(self.csv.separator)
+            bad = np.flatnonzero((surplus != 0) & ~((surplus == 1) & tail))
             if len(bad):
                 row = int(bad[0])
                 line = block[int(ends[row - 1]) + 1 if row else 0 : int(ends[row])].strip(b"\r")
@@ -443,18 +446,19 @@ class Source:
             )
         if not body:
             return None
+        odd = _odd_quote(body, self.csv)
         try:
             # The same parser says what it refuses, so that no other value is blamed.
             texts, values = self._texts_and_values(piece, body)
         except pl.exceptions.PolarsError:
-            return None
+            return self._quote_issue(piece, odd)
         bad: tuple[int, str] | None = None
         for c in (c for c in names if c in wanted):
             lost = self._lost(c, texts, values).arg_true()
             if len(lost) and (bad is None or lost[0] < bad[0]):
                 bad = lost[0], c
         if bad is None:
-            return None
+            return self._quote_issue(piece, odd)
         at, c = bad
         value, dtype = texts[c][at], dtype_name(self.schema[c])
         if form := dict(self.csv.dates).get(c):
@@ -468,6 +472,13 @@ class Source:
             f"{name}: row {self._row(piece, at)}, column {c!r}: {what}",
             f"{remedy}, or add the value to `null_values`, or set `bad_rows`",
         )
+
+    def _quote_issue(self, piece: Piece, odd: tuple[int, int] | None) -> Issue | None:
+        if odd is None:
+            return None
+        row, column = self._row(piece, odd[0]), self._names(piece)[odd[1] :][:1]
+        where = f"{self.name(piece.path)}: row {row}" + "".join(f", column {c!r}" for c in column)
+        return Issue(f"{where}: a stray quote, or one that is never closed", "double the quotes within a quoted field")
 
     def _diagnose_parquet(self, piece: Piece, wanted: Sequence[str]) -> Issue | None:
         name = self.name(piece.path)
@@ -693,6 +704,10 @@ def _rows(body: bytes, csv: Csv, expected: int) -> tuple[Any, Any, Any]:
         stops = np.append(stops, len(body))
     begins = np.concatenate(([0], stops[:-1] + 1)) if len(stops) else stops
     counts = np.diff(np.searchsorted(np.flatnonzero(commas), stops), prepend=0) + 1
+    if len(stops):  # an empty field too many, after the last separator, is none
+        ended = np.minimum(stops, len(body)) - 1
+        ended = ended - (codes[ended] == ord("\r"))
+        counts = counts - ((counts == expected + 1) & commas[ended])
     length = stops - begins - (codes[np.maximum(stops - 1, 0)] == ord("\r") if len(stops) else 0)
     return begins, stops, np.where((length <= 0) & (expected > 1), 0, counts)
 
@@ -710,6 +725,24 @@ def _unquoted(body: bytes, csv: Csv) -> bytes:
     if csv.quote and (q := _byte(csv.quote)) in body:
         body = re.sub(q + b"[^" + re.escape(q) + b"]*" + q, b"q", body)
     return body if body.endswith(b"\n") or not body else body + b"\n"
+
+
+def _odd_quote(body: bytes, csv: Csv) -> tuple[int, int] | None:
+    """(Row, field), from 0, of the first field with a quote where none can be."""
+    if not csv.quote or _byte(csv.quote) not in body:
+        return None
+    q, sep = re.escape(_byte(csv.quote)), re.escape(_byte(csv.separator))
+    one = re.compile(
+        b"(?:" + q + b"(?:[^" + q + b"]|" + q + q + b")*+" + q + b"|[^" + q + sep + b"\\n]*+)(" + sep + b"|\\r?\\n|$)"
+    )
+    at = row = column = 0
+    while at < len(body):
+        field = one.match(body, at)
+        if field is None:
+            return row, column
+        at = field.end()
+        row, column = (row, column + 1) if field[1] == _byte(csv.separator) else (row + 1, 0)
+    return None
 
 
 def _blocks(body: bytes) -> Iterator[bytes]:
@@ -744,11 +777,14 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
         raw = f.read(size)
         while b"\n" not in raw and (more := f.read(size)):
             raw += more
+        whole = not f.read(1)
     if not csv.utf8:
         try:
             raw = codecs.getincrementaldecoder(csv.encoding)().decode(raw).encode()
         except UnicodeDecodeError as e:
             raise DataError(_undecodable(_name(path, root), csv, f"byte {e.start}", raw[e.start])) from e
+    if not whole:
+        raw = raw[: raw.rfind(b"\n") + 1] or raw
     if b"\n" not in raw and b"\r" in raw.rstrip(b"\r"):
         what = f"{_name(path, root)}: its lines end in carriage returns only"
         raise DataError(Issue(what, "convert it: tr '\\r' '\\n' < old.csv > new.csv"))
@@ -850,9 +886,7 @@ def _sample(
 def _chunks(info: FileInfo, head: Head, csv: Csv, whole: bool = False) -> Iterator[bytes]:
     """Samples of the file's rows; `whole`: also those that may begin within quotes."""
     _, begin, raw = head
-    last = raw.rfind(b"\n") + 1
-    complete = (not _splits(info.path, csv) and len(raw) < _SAMPLE_BYTES * 3) or len(raw) >= info.size
-    yield raw[begin:] if complete else raw[begin:last]
+    yield raw[begin:]
     if not _splits(info.path, csv) or len(raw) >= info.size:
         return
     with open(info.path, "rb") as f:
@@ -874,8 +908,8 @@ def _type_of(values: pl.Series, csv: Csv) -> tuple[pl.DataType, str]:
     for dtype, pattern in _PATTERNS:
         if not values.str.contains(pattern).all():
             continue
-        text = values.to_frame().write_csv().encode()
-        if pl.read_csv(text, schema={values.name: dtype}, ignore_errors=True)[values.name].null_count():
+        text = values.alias("v").to_frame().write_csv().encode()
+        if pl.read_csv(text, schema={"v": dtype}, ignore_errors=True)["v"].null_count():
             continue  # a 13th month, a number beyond 64 bits
         if dtype == pl.Int64 and (zeros := values.filter(values.str.contains(r"^0\d"))).len():
             return dtype, f"has leading zeros ({zeros[0]!r}), read as int64: declare string to keep them"
