@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.command(options)
         sys.stdout.flush()
     except PipelineError as error:
-        _complain(error.issues)
+        _complain(error.issues, error.notes)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nstopped; nothing half-written is left. The same command starts it again.", file=sys.stderr)
@@ -180,7 +180,8 @@ def _config(command: _Parser, many: bool = False) -> None:
 
 def _executor(text: str) -> str:
     if text not in EXECUTORS and "://" not in text:
-        raise argparse.ArgumentTypeError(f"unknown executor {text!r}: {did_you_mean(text, EXECUTORS)}")
+        remedy = f"write tcp://{text}" if ":" in text else did_you_mean(text, EXECUTORS)
+        raise argparse.ArgumentTypeError(f"unknown executor {text!r}: {remedy}")
     return text
 
 
@@ -190,9 +191,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _complain(issues: Sequence[Issue]) -> None:
+def _complain(issues: Sequence[Issue], notes: Sequence[str] = ()) -> None:
     for issue in issues:
         print(f"error: {issue}", file=sys.stderr)
+    for note in notes:
+        print(redacted(f"note: {note}"), file=sys.stderr)
 
 
 def _params(options: argparse.Namespace) -> dict[str, str]:
@@ -257,7 +260,7 @@ def _check(options: argparse.Namespace) -> int:
             codes.add(error.exit_code)
             found.append((config, error.issues))
             if options.format == "text":
-                _complain(error.issues)
+                _complain(error.issues, error.notes)
         else:
             if options.format == "text":
                 print(f"{config}: ok, {len(plan.nodes)} step{'s' * (len(plan.nodes) != 1)}", flush=True)

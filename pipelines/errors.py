@@ -37,6 +37,8 @@ class PipelineError(Exception):
     """Issues that end a command, in the order of their places; the class decides the exit code."""
 
     exit_code = 1
+    notes: tuple[str, ...] = ()
+    """What may be behind them: doubts about types that were sampled."""
 
     def __init__(self, *issues: Issue) -> None:
         super().__init__(*issues)

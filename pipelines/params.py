@@ -139,7 +139,7 @@ def _given(name: str, given: Any, kind: str | None, issues: list[Issue]) -> Node
         issues.append(
             Issue(
                 f"-p {name}: {given!r} is not {_a(kind)}",
-                f"that is its type; another: `{name}: {{type: ..., default: ...}}`",
+                f"the config gives it that type; another is declared as `{name}: {{type: ..., default: ...}}`",
             )
         )
         return None

@@ -23,6 +23,9 @@ class Pipeline:
 
     spec: Spec
 
+    def __repr__(self) -> str:
+        return f"Pipeline({str(self.spec.path)!r}: {', '.join(step.name for step in self.spec.steps)})"
+
     @cached_property
     def _plan(self) -> Plan:
         return make_plan(self.spec)

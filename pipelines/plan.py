@@ -17,7 +17,7 @@ from pipelines.code import Function
 from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, redacted
 from pipelines.spec import Spec, StepSpec
 from pipelines.steps.base import Appending, Context, Input, Operation, Output, Problems
-from pipelines.types import Schema
+from pipelines.types import Schema, dtype_name
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ class Plan:
     spec: Spec
     nodes: Mapping[str, Node]
 
+    def __repr__(self) -> str:
+        """For a notebook: each step with its table's columns and types."""
+        tables = (
+            (node, ", ".join(f"{name}: {dtype_name(dtype)}" for name, dtype in node.schema.items()))
+            for node in self.nodes.values()
+        )
+        return "\n".join([f"Plan of {self.spec.name}", *(f"  {n.name}: {n.kind}({table})" for n, table in tables)])
+
     def step(self, name: str) -> Node:
         """The step of that name. Raises ConfigError when there is none."""
         if name not in self.nodes:
@@ -75,7 +83,7 @@ class Plan:
 
 def make_plan(spec: Spec) -> Plan:
     """Binds every step. Raises ConfigError (DataError where only the data is wrong) with all issues."""
-    nodes, issues, exit_code = dict[str, Node](), list[Issue](), 0
+    nodes, issues, notes, exit_code = dict[str, Node](), list[Issue](), list[str](), 0
     for step in spec.steps:
         if any(name not in nodes for name in step.inputs):
             continue  # its input has issues already
@@ -91,6 +99,8 @@ def make_plan(spec: Spec) -> Plan:
                 nodes[step.name] = replace(above[0], name=step.name)  # the steps below can still be checked
         elif bound is not None:
             node = _node(step, above, bound)
+            if isinstance(bound, Input):
+                notes += (f"{step.name}: {note}" for note in bound.notes)
             if isinstance(bound, Output):
                 for other in nodes.values():
                     if isinstance(other.bound, Output) and _meet(bound, other.bound):
@@ -102,7 +112,9 @@ def make_plan(spec: Spec) -> Plan:
                 exit_code = 2
             nodes[step.name] = node
     if issues:
-        raise (DataError if exit_code == 3 else ConfigError)(*issues)
+        error = (DataError if exit_code == 3 else ConfigError)(*issues)
+        error.notes = tuple(notes)
+        raise error
     return Plan(spec, nodes)
 
 

@@ -198,6 +198,9 @@ def _column(name: str) -> str:
 
 
 _FUNCTION_WORDS = {
+    "if",
+    "lambda",
+    "connect_by_root",
     "true",
     "false",
     "null",

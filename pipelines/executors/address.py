@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 from distributed import Client
+from distributed.versions import VersionMismatchWarning
 
 from pipelines.errors import Issue, MachineError
 from pipelines.executors.cluster import Cluster, answering
@@ -30,10 +32,14 @@ class Address(Cluster):
 
     def __enter__(self) -> Address:
         try:
-            self.client = self.stack.enter_context(Client(self.address, timeout=f"{_SECONDS}s", set_as_default=False))
+            with warnings.catch_warnings():  # of other versions: `_compare` says it, and ends the run
+                warnings.simplefilter("ignore", VersionMismatchWarning)
+                client = Client(self.address, timeout=f"{_SECONDS}s", set_as_default=False)
+            self.client = self.stack.enter_context(client)
         except (OSError, TimeoutError, ValueError) as error:
             problem = Issue(
-                f"no scheduler answers at {self.address}: {error}", "start one there, or name another address"
+                f"no scheduler answers at {self.address}: {error}",
+                "start one there (dask scheduler), or name another address",
             )
             raise MachineError(problem) from None
         try:
@@ -66,7 +72,9 @@ class Address(Cluster):
         try:
             self.client.wait_for_workers(1, timeout=_SECONDS)
         except TimeoutError:
-            raise MachineError(Issue(f"the cluster at {self.address} has no workers", "start some")) from None
+            raise MachineError(
+                Issue(f"the cluster at {self.address} has no workers", f"start some: dask worker {self.address}")
+            ) from None
         there = {"the scheduler": self.client.run_on_scheduler(versions, _SAME)}
         there |= {f"the worker {name}": found for name, found in self.client.run(versions, _SAME).items()}
         here = versions(_SAME)
@@ -82,6 +90,8 @@ class Address(Cluster):
             remedy = f"install {package} {wanted} there, or the same as there here"
             if package == "pipelines" and found and wanted and found.split()[0] == wanted.split()[0]:
                 remedy = "the same version with other sources: install the same there"
+            elif package == "pipelines" and found is None:
+                remedy = "install the same sources there"
             issues.append(Issue(f"{where} has {package} {found or 'not at all'}, this process {wanted}", remedy))
         if issues:
             raise MachineError(*issues)

@@ -217,6 +217,8 @@ class _Binder:
             remedy = f"a unit stands in single quotes: '{name}'"
         elif any(quote(c) != c and name in c.split() for c in self.schema):
             remedy = f"{remedy}; {QUOTES}"
+        elif not remedy.startswith("did"):
+            remedy = f"{remedy}; text stands in single quotes: '{name}'"
         return remedy
 
     def _negative(self, node: exp.Neg) -> Typed:

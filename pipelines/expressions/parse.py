@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 from sqlglot import exp
@@ -14,6 +15,8 @@ from pipelines.errors import did_you_mean
 from pipelines.expressions.functions import PARTS, TODAY
 from pipelines.expressions.types import ExpressionError
 from pipelines.types import parse_dtype
+
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of what is told as an error here
 
 QUOTES = "put double quotes around column names that contain spaces or other signs"
 _COMMENT = "in YAML, ` #` begins a comment and ends the text: put the whole expression into quotes"
@@ -82,6 +85,8 @@ def tree_of(text: str) -> exp.Expr:
             )
         alias = tree.args["alias"]
         raise _diagnosed(text, masked, ParseError(""), _offset(alias), alias.name)
+    if isinstance(tree, exp.Command) and str(tree.this).lower() == "if":  # `if > 0` is a statement to sqlglot
+        raise ExpressionError("`if` begins no expression", 'write if(c, a, b); a column of that name is "if"')
     if tree.find(exp.Query) or isinstance(tree, exp.Command):
         found = re.search(r"\b(select|from|with)\b", masked, re.IGNORECASE)
         raise ExpressionError(

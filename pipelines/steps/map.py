@@ -145,7 +145,7 @@ class Map(Step):
         description="[first, last], instead of `items`: the whole numbers from first to last, both included.",
     )
     files: str | None = Field(
-        None, description="A glob relative to the project, instead of `items`: each file's path is an item."
+        None, description="A glob relative to the project, instead of `items`: each file's absolute path is an item."
     )
     arguments: dict[str, Any] = Field({}, description="Further keyword arguments, the same for every item.")
     returns: Dtype | dict[str, Dtype] | None = Field(

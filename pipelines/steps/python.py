@@ -47,7 +47,7 @@ class Call:
             return self.fitted(_polars(result))
         except TypeError as error:
             wrong = str(error)
-        raise DataError(Issue(f"{self.function} returned {wrong}{of}", "make `schema` and the function agree"))
+        raise DataError(Issue(f"{self.function}{of} returned {wrong}", "make `schema` and the function agree"))
 
     def fitted(self, frame: pl.DataFrame) -> pl.DataFrame:
         for name in self.schema:

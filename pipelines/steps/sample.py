@@ -64,7 +64,7 @@ class Sample(Step):
     shorthand = "fraction"
     example: ClassVar[str] = "sample: {fraction: 0.1, seed: 7}"
 
-    fraction: float | None = Field(None, gt=0, le=1, description="About this part of the rows.")
+    fraction: float | None = Field(None, gt=0, le=1, description="About this part of the rows: 0.1 is a tenth.")
     rows: int | None = Field(None, ge=1, le=10_000_000, description="Instead of `fraction`: exactly so many rows.")
     seed: int = Field(0, ge=0, lt=2**63, description="Another seed chooses other rows.")
     by: Texts | None = Field(
