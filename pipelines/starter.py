@@ -122,8 +122,8 @@ def _options(path: str, root: Path) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {} if file.suffix.lower() in (".csv", ".tsv", ".txt") else {"format": "csv"}
     with file.open("rb") as opened:
-        head = opened.read(1 << 16).split(b"\n", 1)[0].decode(errors="replace")
-    bare = re.sub(r'"[^"]*"', "", head)
+        head = opened.read(1 << 16).decode(errors="replace")
+    bare = re.sub(r'"[^"]*"', "", head).split("\n", 1)[0]  # a quoted name may hold a line's end
     if file.suffix.lower() != ".tsv" and "," not in bare:
         count, mark = max((bare.count(mark), mark) for mark in ";\t|")
         if count:

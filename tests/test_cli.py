@@ -487,3 +487,28 @@ def test_steps_explains_a_kind(capsys: pytest.CaptureFixture[str], kind: str) ->
 def test_steps_of_an_unknown_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["steps", "agregate"]) == 2
     assert capsys.readouterr().err == "error: there is no step kind 'agregate'\n    did you mean 'aggregate'?\n"
+
+
+def test_the_reason_why_a_column_is_a_string_stands_beside_the_errors(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "t.csv").write_text("n,when,if\n1,13/02/2024,3\n")
+    config = (
+        "steps:\n  t: {read: t.csv}\n  same: {filter: n > x}\n  y: {filter: year(when) = 2024}\n  i: {filter: if > 1}\n"
+    )
+    (project / "c.yaml").write_text(config)
+    assert main(["check", "c.yaml"]) == 2
+    assert capfd.readouterr().err == (
+        "error: c.yaml:3:22: unknown column 'x'\n    known: n, when, if; text stands in single quotes: 'x'\n"
+        "error: c.yaml:4:20: cannot parse the expression at 'when'\n"
+        "    put double quotes around column names that contain spaces or other signs, or are words of SQL\n"
+        'error: c.yaml:5:15: `if` begins no expression\n    write if(c, a, b); a column of that name is "if"\n'
+        "note: t: column 'when' looks like dates ('13/02/2024'), read as string: give their format in `dates`\n"
+    )
+
+
+def test_in_a_notebook_a_pipeline_and_its_plan_are_short(config: Path) -> None:
+    pipeline = load(config)
+    assert repr(pipeline) == "Pipeline('days.yaml': prices, good, by_date, out)"
+    assert "  by_date: aggregate(Date: date, mean: float64, rows: int64)" in repr(pipeline.plan()).splitlines()

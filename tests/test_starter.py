@@ -158,7 +158,7 @@ WEIRD = (
     *("a b", "Adj Close", "select", "from", "group", "order", "true", "null", "NULL", "yes", "no", "on", "~", "by", "rows"),
     *("a: b", "a #b", "#a", "- a", "[a]", "{a}", "a,b", "'a'", 'a"b', "a'b", "`a`", "@a", "%a", "&a", "!a", "|", ">", "?"),
     *("a\nb", " a", "a ", "ä", "日本", "🙂", "1", "1_000", "010", "12:30", "1.5", "0x1F", "=", "<<", "\\", "a\\nb", "\t", "\x85"),
-    *("${a}", "$a", "$${a}", "${run}", "count", "date", "time", "interval", "case", "end", "current_date", "item_id", "x" * 300),
+    *("${a}", "$a", "$${a}", "${run}", "count", "date", "time", "interval", "case", "end", "current_date", "if", "lambda", "item_id", "x" * 300),
 )  # fmt: skip
 NAMES = st.one_of(
     st.sampled_from(WEIRD),

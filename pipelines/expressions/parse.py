@@ -18,7 +18,7 @@ from pipelines.types import parse_dtype
 
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of what is told as an error here
 
-QUOTES = "put double quotes around column names that contain spaces or other signs"
+QUOTES = "put double quotes around column names that contain spaces or other signs, or are words of SQL"
 _COMMENT = "in YAML, ` #` begins a comment and ends the text: put the whole expression into quotes"
 
 # FUNCTIONS decides what a function is, not sqlglot: each call shall stay a name with its place. A parser without functions
