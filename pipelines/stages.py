@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import polars as pl
+
 from pipelines.plan import Node, Plan, digest
 from pipelines.steps.base import Appending, Apply, Columns, Input, Keyed, Operation, Output, Reduction
 from pipelines.types import Schema
@@ -13,6 +15,17 @@ from pipelines.types import Schema
 ExchangeKind = Literal["none", "gather", "tree", "hash"]
 HASH_PARTITIONS = 32
 """At most so many partitions behind a hash exchange."""
+
+
+@dataclass(frozen=True)
+class Sort:
+    """Rows in order, NULL last, equal ones as they came."""
+
+    by: tuple[str, ...]
+    descending: tuple[bool, ...] = ()
+
+    def __call__(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.sort(self.by, descending=self.descending or False, nulls_last=True, maintain_order=True)
 
 
 @dataclass(frozen=True)
@@ -167,11 +180,11 @@ class _Cutter:
         if count == 1:
             return (chains[0].then(node, operation.whole, schema),)
         spread = tuple(self.stage(chain.close()) for chain in chains)
-        if isinstance(operation, Keyed) and operation.placement == "by_key":
+        if isinstance(operation, Keyed) and operation.placement == "by_key" and not operation.keeps_rows:
             grouped = _after(spread, (node.name,), Exchange("hash", keys=operation.keys), min(count, HASH_PARTITIONS))
             met = self.stage(grouped.then(node, operation.apply, operation.met or schema).close())
-            return (_after((met,), (node.name,), Exchange("gather")).then(node, operation.finish, schema),)
-        return (_after(spread, (node.name,), Exchange("gather")).then(node, operation.apply, schema),)
+            return (_after((met,), (node.name,), Exchange("gather")).then(node, Sort(operation.sorted), schema),)
+        return (_after(spread, (node.name,), Exchange("gather")).then(node, operation.whole, schema),)
 
     def sink(self, node: Node) -> tuple[Stage, ...]:
         assert isinstance(node.bound, Output)

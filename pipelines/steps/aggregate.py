@@ -76,6 +76,10 @@ class Aggregated(Reduction):
     columns: Columns
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(self.grouping.names)
+
+    @property
     def any_order(self) -> bool:
         return all(FUNCTIONS[c.function].kind == "exact" for c in self.grouping.calls)
 
@@ -115,9 +119,6 @@ class AggregatedByKey(Keyed):
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.answers(self.grouping.states(frame, careful=True))
 
-    def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.grouping.ordered(frame)
-
     def reads(self, wanted: Columns) -> Columns:
         return self.columns
 
@@ -127,6 +128,9 @@ class AggregatedWhole(AggregatedByKey):
     """Without keys, functions that need rows need all of them in one place."""
 
     placement = "gather"
+
+    def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.apply(frame)
 
 
 class Aggregate(Step):

@@ -28,7 +28,7 @@ class Operation:
     anywhere: `apply` works on any rows by themselves.
     reduce:   `partial` in every partition, `combine` over concatenated results (any number of times), `apply` on what is left
               = the step on all rows.
-    by_key:   `apply` on partitions in which equal `keys` are together; `finish` on all of its results in one place.
+    by_key:   `apply` on partitions in which equal `keys` are together; see Keyed.
     gather:   `apply` on all rows in order.
     """
 
@@ -61,6 +61,14 @@ class Reduction(Operation):
     """Columns and types of `partial`'s result."""
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """Columns of the state and of the result: states in which they are equal suffice for the rows in which they are.
+
+        The result is sorted by them. Without any, all states have to meet.
+        """
+        return ()
+
+    @property
     def any_order(self) -> bool:
         """Whether the step's answer is the same for any order of rows and of states."""
         return False
@@ -80,18 +88,33 @@ class Reduction(Operation):
 
 
 class Keyed(Operation):
-    """An operation that wants equal keys together."""
+    """An operation that wants equal keys together, their rows in the table's order.
+
+    Rows kept: `apply` gives rows of its input (all or some, each at most once), in their order, and leaves columns that it
+    does not know as they are; by such a column the planner puts the rows back into the table's order.
+    Else: the result is `sorted`.
+    """
 
     placement: ClassVar[Placement] = "by_key"
+    keeps_rows: ClassVar[bool] = False
     keys: tuple[str, ...]
     met: Schema | None = None
-    """Columns and types between `apply` and `finish`; None: those of the result."""
+    """Columns and types between `apply` and the end; None: those of the result."""
 
-    def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        raise NotImplementedError
+    @property
+    def sorted(self) -> tuple[str, ...]:
+        """The columns of `met` by which the result is sorted (NULL last, stable); of no meaning where rows are kept."""
+        return self.keys
+
+    def shrink(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """Leaves out what `apply` would not miss, before rows travel; works on any rows by themselves."""
+        return frame
 
     def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.finish(self.apply(frame))
+        done = self.apply(frame)
+        if self.keeps_rows:
+            return done.select(list(self.schema))
+        return done.sort(self.sorted, nulls_last=True, maintain_order=True).select(list(self.schema))
 
 
 class Appending(Operation):

@@ -160,8 +160,9 @@ class OnGroups(Keyed):
             found.append(result.with_columns(values[name].new_from_index(0, len(result)) for name in self.hidden))
         return pl.concat(found)
 
-    def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return frame.sort(self.hidden, nulls_last=True, maintain_order=True).select(list(self.schema))
+    @property
+    def sorted(self) -> tuple[str, ...]:
+        return self.hidden
 
     def reads(self, wanted: Columns) -> Columns:
         return frozenset(self.call.input)

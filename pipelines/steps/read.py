@@ -58,7 +58,10 @@ class Read(Step):
         description="Whether large files may be cut. Default: yes; where samples show quotes, these are counted first, so that no quoted line break is cut. true: count in any case. false: never (CSV).",
     )
     partitions: int | None = Field(
-        None, ge=1, le=1_000_000, description="How many partitions. Default: about 128 MiB each."
+        None,
+        ge=1,
+        le=1_000_000,
+        description="How many partitions. Default: up to 128 MiB each; CSV files that are larger are cut into parts of about 30 MiB.",
     )
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Input | None:
