@@ -12,7 +12,7 @@ from pipelines import scan
 from pipelines.plan import Node, Plan
 from pipelines.source import RUN, Scalar, scalar_text
 from pipelines.source import Node as Yaml
-from pipelines.stages import Exchange, Stage, Staged
+from pipelines.stages import Exchange, Stage, Staged, With
 from pipelines.steps.base import Input, Operation, Output
 from pipelines.types import dtype_name, size_text
 
@@ -56,7 +56,7 @@ def _scalar(value: Scalar) -> str:
 
 def links(stage: Stage) -> list[tuple[Stage, Exchange]]:
     """The stages that this one takes its partitions from, and how."""
-    return [(before, stage.exchange) for before in stage.upstreams]
+    return [(before, link.exchange) for link in stage.links for before in link.stages]
 
 
 def _step(plan: Plan, node: Node) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _pushed(staged: Staged) -> Iterator[dict[str, Any]]:
         for name in stage.steps[1:]:
             apply = next(operations, None)
             node = staged.plan.nodes[name]
-            if apply is None or not isinstance(node.bound, Operation):
+            if apply is None or isinstance(apply, With) or not isinstance(node.bound, Operation):
                 break
             frame = apply(frame)
             if node.kind == "filter":
@@ -129,7 +129,7 @@ def _stage(staged: Staged, stage: Stage) -> dict[str, Any]:
         "columns": list(stage.schema),
         "partial": part(staged, stage, stage.steps[-1]),
         "from": [
-            {"stage": upstream.name, "partitions": upstream.count, "exchange": exchange.kind, "keys": list(exchange.keys), "why": why(staged, stage, upstream, exchange)}
+            {"stage": upstream.name, "partitions": upstream.count, "exchange": exchange.kind, "keys": list(exchange.order.by if exchange.order else exchange.keys), "why": why(staged, stage, upstream, exchange)}
             for upstream, exchange in links(stage)
         ],
         "writes": stage.sink.format if stage.sink else None,

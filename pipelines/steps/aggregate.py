@@ -83,6 +83,9 @@ class Aggregated(Reduction):
     def any_order(self) -> bool:
         return all(FUNCTIONS[c.function].kind == "exact" for c in self.grouping.calls)
 
+    def sees_order(self, wanted: bool) -> bool:
+        return not self.any_order
+
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.states(frame, careful=False)
 
@@ -115,6 +118,10 @@ class AggregatedByKey(Keyed):
     @property
     def keys(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self.grouping.names)
+
+    def sees_order(self, wanted: bool) -> bool:
+        # a variance, also of distinct values, is a float sum in the order of the rows
+        return any(FUNCTIONS[c.function].kind == "ordered" or "_distinct" in c.function for c in self.grouping.calls)
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.answers(self.grouping.states(frame, careful=True))

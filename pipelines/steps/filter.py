@@ -19,6 +19,9 @@ class Filtered(Operation):
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.filter(self.condition)
 
+    def passes(self, columns: Columns) -> bool:
+        return True
+
     def reads(self, wanted: Columns) -> Columns:
         return wanted | self.columns
 
