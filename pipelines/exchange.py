@@ -62,7 +62,8 @@ def _take(folder: str, size: int, limit: int) -> bool:
 
 def _give(folder: str, size: int) -> None:
     with _lock:
-        _held[folder] -= size
+        if folder in _held:  # else the room is gone, and an error still refers to the rows
+            _held[folder] -= size
 
 
 @contextmanager
@@ -257,7 +258,7 @@ class Share:
             start, held = 0, 0
             for i, n in enumerate(own[slot], 1):
                 held += n
-                if held >= goal or i == first:
+                if 2 * held >= goal or i == first:
                     units.append((held, slot, start, i))
                     start, held = i, 0
         found: list[list[tuple[int, int, int]]] = [[] for _ in range(self.readers)]

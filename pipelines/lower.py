@@ -38,6 +38,7 @@ class Program:
     steps: tuple[str, ...]
     applies: tuple[Apply | With, ...]
     reduction: Reduction | None
+    after: tuple[Apply | With, ...]
     schema: Schema
     input_schemas: tuple[Schema, ...] = ()
     """Of each link."""
@@ -76,14 +77,20 @@ class Program:
 
     def run(self, frame: pl.LazyFrame, *sides: pl.DataFrame | None) -> pl.DataFrame:
         """`sides`: of each link its table; the first is None where the query begins with it."""
-        result = self.collect(frame, sides, self.applies)
-        if self.reduction is not None and (instead := self.reduction.refine(result)):
-            result = self.collect(frame, sides, (*self.applies[:-1], instead))
-        return result
+        if self.reduction is None:
+            return self.collect(self.query(frame, sides, self.applies), self.schema)
+        state = self.reduction.state if self.after else self.schema
+        any_order = self.reduction.any_order and not self.in_order
+        result = self.collect(self.query(frame, sides, self.applies), state, any_order)
+        if instead := self.reduction.refine(result):
+            result = self.collect(self.query(frame, sides, (*self.applies[:-1], instead)), state, any_order)
+        if not self.after:
+            return result
+        return self.collect(self.query(result.lazy(), sides, self.after), self.schema)
 
-    def collect(
+    def query(
         self, frame: pl.LazyFrame, sides: Sequence[pl.DataFrame | None], applies: tuple[Apply | With, ...]
-    ) -> pl.DataFrame:
+    ) -> pl.LazyFrame:
         for apply in applies:
             if isinstance(apply, With):
                 side = sides[apply.link]
@@ -91,9 +98,11 @@ class Program:
                 frame = apply(frame, side.lazy())
             else:
                 frame = apply(frame)
+        return frame
+
+    def collect(self, frame: pl.LazyFrame, schema: Schema, any_order: bool = False) -> pl.DataFrame:
         try:
-            any_order = self.reduction is not None and self.reduction.any_order and not self.in_order
-            return kernel.collect(frame.select(list(self.schema)), self.schema, any_order=any_order)
+            return kernel.collect(frame.select(list(schema)), schema, any_order=any_order)
         except DataError as error:
             raise DataError(*(Issue(f"in {self.where}: {i.message}", i.remedy) for i in error.issues)) from None
 
@@ -306,6 +315,7 @@ class _Lowering:
             steps=stage.steps,
             applies=stage.program,
             reduction=stage.reduction,
+            after=stage.after,
             schema=stage.schema,
             input_schemas=tuple(_given(link) for link in stage.links),
             in_order=stage.runs_python,
@@ -497,7 +507,7 @@ def _tree(graph: Graph, stage: Stage, keys: list[Key]) -> list[Key]:
     link = stage.links[0]
     assert link.exchange.combine is not None
     schema = link.stages[0].schema
-    combine = Combine(Program(stage.steps, (link.exchange.combine,), None, schema, (schema,)))
+    combine = Combine(Program(stage.steps, (link.exchange.combine,), None, (), schema, (schema,)))
     name, level = f"combine+{stage.key}", 0
     while len(keys) > FAN_IN:
         level += 1

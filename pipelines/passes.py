@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipelines.plan import Node, Plan
+import polars as pl
+
+from pipelines.plan import Node, Plan, digest
 from pipelines.steps.base import Appending, Columns, Joining, Operation
+from pipelines.steps.filter import Filtered
 
 PASSES = ("shared", "filters", "columns", "order", "partial", "broadcast", "placement")
 
@@ -33,6 +37,68 @@ def share(plan: Plan) -> Plan:
             instead[name] = first.setdefault(node.identity, name)
         nodes[name] = replace(node, inputs=tuple(instead.get(above, above) for above in node.inputs))
     return replace(plan, nodes=nodes)
+
+
+def filters(plan: Plan, targets: tuple[str, ...]) -> Plan:
+    """What a filter is sure to leave out is left out before rows travel; the filter itself stays where it is.
+
+    before:  join(prices, companies) → filter(Close > 0 AND sector = 'x')
+    after:   join(filter(prices, Close > 0), filter(companies, sector = 'x')) → filter(Close > 0 AND sector = 'x')
+    """
+    found = dict[str, Node]()
+    consumers = Counter(name for node in plan.upstream(targets) for name in node.inputs)
+    early = dict[tuple[str, int], list[tuple[str, pl.Expr, Columns]]]()
+    for node in plan.upstream(targets):
+        if isinstance(node.bound, Filtered):
+            for expr, names in node.bound.parts:
+                _descend(plan, targets, consumers, node, node.name, expr, names, early, False)
+    for name, node in plan.nodes.items():
+        inputs = list(node.inputs)
+        for index, above in enumerate(node.inputs):
+            for test, expr, names in early.get((name, index), ()):
+                label = f"{test} early"
+                while label in plan.nodes or label in found:
+                    label += "'"
+                bound = Filtered(plan.nodes[above].schema, expr, names)
+                identity = digest(plan.nodes[above].identity, expr.meta.serialize(format="binary").hex())
+                found[label] = replace(
+                    plan.nodes[test],
+                    name=label,
+                    inputs=(inputs[index],),
+                    bound=bound,
+                    schema=bound.schema,
+                    identity=identity,
+                )
+                inputs[index] = label
+        found[name] = replace(node, inputs=tuple(inputs))
+    return replace(plan, nodes=found)
+
+
+def _descend(
+    plan: Plan,
+    targets: tuple[str, ...],
+    consumers: Mapping[str, int],
+    node: Node,
+    test: str,
+    expr: pl.Expr,
+    names: Columns,
+    early: dict[tuple[str, int], list[tuple[str, pl.Expr, Columns]]],
+    travels: bool,
+) -> None:
+    """Notes the places before which the test can be made: as far up as it goes, if rows travel on the way."""
+    bound = node.bound
+    indexes = bound.tests_early(names) if isinstance(bound, Operation) else ()
+    for index in indexes:
+        above = plan.nodes[node.inputs[index]]
+        if any(above.schema.get(name) != node.schema[name] for name in names):
+            continue
+        moved = travels or (isinstance(bound, Operation) and bound.placement != "anywhere")
+        free = consumers[above.name] == 1 and above.name not in targets and not above.checkpoint
+        goes_on = free and isinstance(above.bound, Operation) and above.bound.tests_early(names)
+        if goes_on:
+            _descend(plan, targets, consumers, above, test, expr, names, early, moved)
+        elif moved:
+            early.setdefault((node.name, index), []).append((test, expr, names))
 
 
 def columns(plan: Plan, targets: tuple[str, ...]) -> Mapping[str, Columns]:

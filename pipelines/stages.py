@@ -84,6 +84,8 @@ class Stage:
     program: tuple[Apply | With, ...]
     reduction: Reduction | None
     """The operation whose `partial` ends the program, for its `refine`."""
+    after: tuple[Apply | With, ...]
+    """What is done to the state then, in a query of its own."""
     schema: Schema
     count: int
     """Partitions."""
@@ -131,6 +133,8 @@ class _Chain:
     divisible: bool = False
     number: str = ""
     """A column with each row's place in the table, when the rows are not in its order."""
+    reduction: Reduction | None = None
+    after: tuple[Apply | With, ...] = ()
     placed: tuple[str, ...] = ()
     """Rows in which these columns are equal are in one partition, and in the table's order there."""
 
@@ -139,7 +143,8 @@ class _Chain:
         return replace(
             self,
             steps=self.steps if node.name in self.steps else (*self.steps, node.name),
-            program=(*self.program, apply),
+            program=self.program if self.reduction else (*self.program, apply),
+            after=(*self.after, apply) if self.reduction else (),
             schema={**schema, **hidden},
             token=digest(self.token, node.identity, list(schema), index, len(self.program)),
             runs_python=self.runs_python or node.runs_python,
@@ -150,19 +155,26 @@ class _Chain:
         link = Link(other, Exchange("broadcast"))
         token = digest(self.token, [stage.token for stage in other])
         step = With(joining.join, len(self.links), joining.main == 1, ordered)
-        return replace(self, links=(*self.links, link), token=token).then(node, step, schema)
+        return replace(self, links=(*self.links, link), token=token).then(node, step, schema, int(ordered))
 
-    def close(self, reduction: Reduction | None = None, sink: Output | None = None) -> Stage:
+    def reduced(self, node: Node, reduction: Reduction) -> _Chain:
+        """Up to the states of its rows; what follows is done to them."""
+        return replace(self.then(node, reduction.partial, reduction.state), reduction=reduction)
+
+    def close(self, sink: Output | None = None) -> Stage:
         return Stage(
             name=_joined(self.steps),
             steps=self.steps,
             input=self.input,
             links=self.links,
             program=self.program,
-            reduction=reduction,
+            reduction=self.reduction,
+            after=self.after,
             schema=self.schema,
             count=self.count,
-            token=digest(self.token, "partial" if reduction else "", [link.exchange.kind for link in self.links])[:16],
+            token=digest(self.token, "partial" if self.reduction else "", [link.exchange.kind for link in self.links])[
+                :16
+            ],
             sink=sink,
             columns=self.columns,
             runs_python=self.runs_python,
@@ -318,21 +330,17 @@ class _Cutter:
         count = self.parts(node.name) if operation.groups else 1
         if count > 1 and sum(chain.count for chain in chains) > 1:
             if "partial" in self.layout.passes and self.shrinks(node, operation, sum(chain.count for chain in chains)):
-                spread = tuple(
-                    self.stage(chain.then(node, operation.partial, operation.state).close(operation))
-                    for chain in chains
-                )
+                spread = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
                 types = tuple(operation.state[key] for key in operation.groups)
                 link = Link(spread, Exchange("hash", operation.groups, types))
                 chain = replace(_after((node.name,), link, count), placed=operation.groups)
                 chain = chain.then(node, operation.apply, schema)
             else:
                 count = self.parts(*node.inputs)
-                chain = self.hashed(node, operation.groups, chains, count).then(node, operation.whole, schema)
-            return (self.ended(node, chain, Order(operation.groups), schema),)
-        partials = tuple(
-            self.stage(chain.then(node, operation.partial, operation.state).close(operation)) for chain in chains
-        )
+                chain = self.hashed(node, operation.groups, chains, count).reduced(node, operation)
+                chain = chain.then(node, operation.apply, schema)
+            return (self.ended(node, chain, Order(operation.groups), schema, presorted=True),)
+        partials = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
         combined = _after((node.name,), Link(partials, Exchange("tree", combine=operation.combine)), 1)
         return (combined.then(node, operation.apply, schema),)
 
@@ -365,7 +373,8 @@ class _Cutter:
         chain = replace(
             _several((node.name,), tuple(links), count), number=number, divisible=joining.divisible and count > 1
         )
-        chain = chain.then(node, With(joining.join, 1, joining.main == 1, self.ordered[node.name]), schema)
+        step = With(joining.join, 1, joining.main == 1, self.ordered[node.name])
+        chain = chain.then(node, step, schema, int(step.ordered))
         if joining.both and number:
             chain = chain.then(node, Either(number), schema)
         return (chain,)
@@ -376,7 +385,7 @@ class _Cutter:
 
     def shrinks(self, node: Node, operation: Reduction, partitions: int) -> bool:
         """Whether partial results are much smaller than what they are made of."""
-        return True
+        return False
 
     def sink(self, node: Node) -> tuple[Stage, ...]:
         assert isinstance(node.bound, Output)
@@ -445,6 +454,8 @@ def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None)
     targets = targets or plan.ends
     if "shared" in layout.passes:
         plan = passes.share(plan)
+    if "filters" in layout.passes:
+        plan = passes.filters(plan, targets)
     nodes = plan.upstream(targets)
     wanted = passes.columns(plan, targets) if "columns" in layout.passes else passes.all_columns(plan, targets)
     seen = passes.order(plan, targets)

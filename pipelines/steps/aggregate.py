@@ -35,6 +35,11 @@ class Grouping:
     def names(self) -> list[str]:
         return [name for name, _ in self.keys]
 
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        """Of keys; 0.0 and -0.0 are one, which a test may tell apart."""
+        exact = {name for name, dtype in self.keys if not dtype.is_float()}
+        return (0,) if columns <= exact else ()
+
     def states(self, frame: pl.LazyFrame, careful: bool) -> pl.LazyFrame:
         exprs = [e for c in self.calls for e in FUNCTIONS[c.function].partial(c.argument, c.dtype, c.name, careful)]
         if not self.keys:
@@ -83,6 +88,9 @@ class Aggregated(Reduction):
     def any_order(self) -> bool:
         return all(FUNCTIONS[c.function].kind == "exact" for c in self.grouping.calls)
 
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return self.grouping.tests_early(columns)
+
     def sees_order(self, wanted: bool) -> bool:
         return not self.any_order
 
@@ -118,6 +126,9 @@ class AggregatedByKey(Keyed):
     @property
     def keys(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self.grouping.names)
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return self.grouping.tests_early(columns)
 
     def sees_order(self, wanted: bool) -> bool:
         # a variance, also of distinct values, is a float sum in the order of the rows

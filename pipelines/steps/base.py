@@ -50,6 +50,11 @@ class Operation:
         """Whether these columns, and all that the operation does not know, come out of `apply` as they went in."""
         return False
 
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        """Of which inputs rows may be left out before that would be left out after, by a test of these columns (of the result
+        and, with the same types, of those inputs). The planner asks where the columns are there."""
+        return ()
+
     def sees_order(self, wanted: bool) -> bool:
         """Whether the answer depends on the order of the input's rows, when the order of its own is `wanted` or not."""
         return wanted if self.placement == "anywhere" and not self.functions else True
@@ -135,6 +140,9 @@ class Sorting(Operation):
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.order(frame)
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return (0,)
 
 
 class Joining(Operation):

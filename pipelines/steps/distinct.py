@@ -31,6 +31,9 @@ class Deduplicated(Keyed):
     def sees_order(self, wanted: bool) -> bool:
         return wanted
 
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return (0,) if not any(self.schema[name].is_float() for name in columns) else ()
+
     def reads(self, wanted: Columns) -> Columns:
         return frozenset(self.schema)
 

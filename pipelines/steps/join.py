@@ -92,6 +92,13 @@ class Joined(Joining):
             predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False,
         )  # fmt: skip
 
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        added = {new for _, new in self.columns}
+        kept = {name for name, new in self.columns if name == new}
+        left = (0,) if self.how in ("inner", "left", "semi", "anti") and not columns & added else ()
+        right = (1,) if self.how in ("inner", "right") and columns <= kept else ()
+        return left + right
+
     def reads_of(self, index: int, wanted: Columns) -> Columns:
         keys = frozenset(self.on[index])
         if index == 0:
