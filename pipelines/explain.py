@@ -12,8 +12,9 @@ from pipelines import scan
 from pipelines.plan import Node, Plan
 from pipelines.source import RUN, Scalar, scalar_text
 from pipelines.source import Node as Yaml
+from pipelines.spec import StepSpec
 from pipelines.stages import Exchange, Stage, Staged, With
-from pipelines.steps.base import Input, Operation, Output
+from pipelines.steps.base import Input, Joining, Keyed, Operation, Output, Sorting
 from pipelines.types import dtype_name, size_text
 
 
@@ -23,10 +24,11 @@ def facts(staged: Staged) -> dict[str, Any]:
     return {
         "name": plan.spec.name,
         "description": plan.spec.description,
-        "steps": [_step(plan, node) for node in plan.nodes.values()],
+        "steps": [_step(plan, node) for node in plan.nodes.values() if not node.origin],
         "passes": {
             "columns": list(_pruned(staged)),
             "filters": list(_pushed(staged)),
+            "notes": [{"pass": name, "did": did} for name, did in staged.notes],
             "stages": [_stage(staged, stage) for stage in staged.stages],
         },
     }
@@ -34,10 +36,15 @@ def facts(staged: Staged) -> dict[str, Any]:
 
 def summary(plan: Plan, name: str) -> str:
     """The step's options on one line."""
-    [options] = (step.options for step in plan.spec.steps if step.name == name)
+    options = _spec(plan, name).options
     if isinstance(options.value, dict):
         return ", ".join(f"{key}: {_flow(value)}" for key, value in options.value.items())
     return _flow(options)
+
+
+def _spec(plan: Plan, name: str) -> StepSpec:
+    name = plan.nodes[name].origin or name
+    return next(step for step in plan.spec.steps if step.name == name)
 
 
 def _flow(node: Yaml) -> str:
@@ -63,7 +70,7 @@ def _step(plan: Plan, node: Node) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "step": node.name,
         "kind": node.kind,
-        "from": list(node.inputs),
+        "from": list(_spec(plan, node.name).inputs),
         "options": summary(plan, node.name),
         "columns": {name: dtype_name(dtype) for name, dtype in node.schema.items()},
         "checkpoint": "memory" if node.checkpoint else None,
@@ -129,11 +136,16 @@ def _stage(staged: Staged, stage: Stage) -> dict[str, Any]:
         "columns": list(stage.schema),
         "partial": part(staged, stage, stage.steps[-1]),
         "from": [
-            {"stage": upstream.name, "partitions": upstream.count, "exchange": exchange.kind, "keys": list(exchange.order.by if exchange.order else exchange.keys), "why": why(staged, stage, upstream, exchange)}
+            {"stage": upstream.name, "partitions": upstream.count, "exchange": exchange.kind, "keys": by(stage, exchange), "why": why(staged, stage, upstream, exchange)}
             for upstream, exchange in links(stage)
         ],
         "writes": stage.sink.format if stage.sink else None,
     }  # fmt: skip
+
+
+def by(stage: Stage, exchange: Exchange) -> list[str]:
+    """The columns that decide where a row goes."""
+    return [name for name in (exchange.order.by if exchange.order else exchange.keys) if name in stage.schema]
 
 
 def part(staged: Staged, stage: Stage, step: str) -> str:
@@ -150,6 +162,12 @@ def why(staged: Staged, stage: Stage, upstream: Stage, exchange: Exchange) -> st
     node = staged.plan.nodes[step]
     if exchange.kind == "tree":
         return f"{step} combines its parts, in groups"
+    if exchange.kind == "broadcast":
+        return f"every partition of {step} gets all of it"
+    if exchange.kind == "range":
+        if isinstance(node.bound, Sorting) or not isinstance(node.bound, Keyed | Joining):
+            return f"{step} puts rows in order"
+        return f"the rows of {step} in order"
     if exchange.kind == "hash":
         return f"{step} needs rows with the same {', '.join(exchange.keys)} together"
     if exchange.kind == "gather":
@@ -231,6 +249,7 @@ def _pass_lines(passes: Mapping[str, Any]) -> Iterator[str]:
             "tested while reading" if found["pushed"] else "tested after reading: it needs what steps before it compute"
         )
         yield f"filters: {found['step']} is {how} ({found['source']})"
+    yield from (f"{note['pass']}: {note['did']}" for note in passes["notes"])
 
 
 def _stage_lines(number: int, stage: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:

@@ -68,6 +68,7 @@ def filters(plan: Plan, targets: tuple[str, ...]) -> Plan:
                     bound=bound,
                     schema=bound.schema,
                     identity=identity,
+                    origin=test,
                 )
                 inputs[index] = label
         found[name] = replace(node, inputs=tuple(inputs))

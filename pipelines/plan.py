@@ -36,6 +36,8 @@ class Node:
     functions: tuple[Function, ...]
     """Of the user's, that it calls."""
     place: Place
+    origin: str = ""
+    """The step that a pass made this one of."""
 
     @property
     def runs_python(self) -> bool:

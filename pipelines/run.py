@@ -132,7 +132,10 @@ def _room(spec: Spec, staged: Staged, executor: Executor) -> AbstractContextMana
     memory = (
         parse_bytes(spec.executor.memory_limit) if spec.executor.memory_limit else psutil.virtual_memory().available
     )
-    return room(spec.root / "runs" / ".exchanges", int(memory * _IN_MEMORY) if executor.shares_memory else 0)
+    return room(
+        spec.root / (spec.executor.scratch or "runs/.exchanges"),
+        int(memory * _IN_MEMORY) if executor.shares_memory else 0,
+    )
 
 
 def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: str, head: int) -> Produced:

@@ -48,7 +48,13 @@ class ExecutorOptions(BaseModel):
         None, ge=1, description="Threads (processes, local: of each worker). Default: all cores, shared out."
     )
     memory_limit: str | None = Field(
-        None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="processes, local: of each worker, as 2GiB."
+        None,
+        pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$",
+        description="processes, local: of each worker, as 2GiB. serial, threads: of the process; exchanges use a quarter, then files.",
+    )
+    scratch: str | None = Field(
+        None,
+        description="The folder for rows on their way between stages, where memory does not hold them. Default: runs/.exchanges.",
     )
     address: str | None = Field(
         None, pattern=r"^[a-z]+://.", description="address: of a running Dask scheduler, as tcp://host:8786."

@@ -115,6 +115,8 @@ class Staged:
     stages: tuple[Stage, ...]
     tables: Mapping[str, tuple[Stage, ...]]
     """Step (checkpoint, target or sink): the stages whose partitions, one after another, it is. A union leaves several."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """(pass, what it did)."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ class _Cutter:
     open: dict[str, Chains] = field(default_factory=dict)
     closed: dict[str, tuple[Stage, ...]] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def stage(self, stage: Stage) -> Stage:
         self.stages.append(stage)
@@ -234,6 +237,7 @@ class _Cutter:
             return replace(chain, placed=())
         schema = {name: t for name, t in chain.schema.items() if name != chain.number}
         order = Order((chain.number,))
+        self.notes.append(("order", f"{chain.steps[-1]}: its rows are put back into their order"))
         link = Link(self.spread((chain,)), Exchange("range", order=order))
         return replace(_after(chain.steps[-1:], link, chain.count), program=(order,), schema=schema)
 
@@ -292,6 +296,8 @@ class _Cutter:
             and "placement" in self.layout.passes
         ):
             chain = chains[0]
+            placed = ", ".join(chain.placed)
+            self.notes.append(("placement", f"{node.name} finds rows with the same {placed} together: no exchange"))
             if not operation.keeps_rows:
                 chain = replace(chain, number="", schema={n: t for n, t in chain.schema.items() if n != chain.number})
             chain = chain.then(node, operation.apply, met)
@@ -316,6 +322,7 @@ class _Cutter:
     def ended(self, node: Node, chain: _Chain, order: Order, schema: Schema, presorted: bool = False) -> _Chain:
         """In the order of the result."""
         if not self.ordered[node.name]:
+            self.notes.append(("order", f"{node.name}: nothing looks at the order of its rows, they are not sorted"))
             return replace(chain, schema=schema, placed=())
         count = self.parts(node.name)
         stages = self.spread((chain,))
@@ -329,7 +336,12 @@ class _Cutter:
         chains = tuple(_unnumbered(chain) for chain in chains)
         count = self.parts(node.name) if operation.groups else 1
         if count > 1 and sum(chain.count for chain in chains) > 1:
-            if "partial" in self.layout.passes and self.shrinks(node, operation, sum(chain.count for chain in chains)):
+            small = "partial" in self.layout.passes and self.shrinks(node, operation, sum(c.count for c in chains))
+            how = (
+                "combines in each partition first" if small else "would hardly combine in a partition: its rows travel"
+            )
+            self.notes.append(("partial", f"{node.name} {how}"))
+            if small:
                 spread = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
                 types = tuple(operation.state[key] for key in operation.groups)
                 link = Link(spread, Exchange("hash", operation.groups, types))
@@ -356,11 +368,14 @@ class _Cutter:
             whole = "broadcast" in self.layout.passes and self.sizes(names[1]) <= _BROADCAST
         if whole or (alone and sum(chain.count for chain in other) == 1):
             stages = self.spread(self.settled(other))
+            self.notes.append(("broadcast", f"{node.name}: every partition of {names[0]} gets the whole of {names[1]}"))
             if not self.ordered[node.name]:
                 main = tuple(_unnumbered(chain) for chain in main)
             return tuple(chain.joined(node, joining, stages, schema, self.ordered[node.name]) for chain in main)
         count = self.parts(*node.inputs)
         number = self.number if self.ordered[node.name] else ""
+        if not number:
+            self.notes.append(("order", f"{node.name}: nothing looks at the order of its rows, they stay as they meet"))
         links, first = list[Link](), 0
         for side, chains in zip((joining.main, 1 - joining.main), (main, other), strict=True):
             stages = self.spread(self.quiet(node, chains) if not number else self.settled(chains))
@@ -452,10 +467,20 @@ def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None)
     """Stages for the targets (default: all ends). A target's table keeps all its columns; others only those that are read."""
     layout = layout or Layout()
     targets = targets or plan.ends
+    notes = list[tuple[str, str]]()
+    given = plan
     if "shared" in layout.passes:
         plan = passes.share(plan)
+        for node in given.upstream(targets):
+            if node not in plan.upstream(targets) and plan.nodes[node.name].inputs == node.inputs:
+                notes.append(("shared", f"{node.name} is computed once, with another step that means the same"))
     if "filters" in layout.passes:
         plan = passes.filters(plan, targets)
+        for node in plan.upstream(targets):
+            if node.name not in given.nodes:
+                notes.append(
+                    ("filters", f"{node.name.split()[0]} is tested early, on {node.inputs[0]}, before rows travel")
+                )
     nodes = plan.upstream(targets)
     wanted = passes.columns(plan, targets) if "columns" in layout.passes else passes.all_columns(plan, targets)
     seen = passes.order(plan, targets)
@@ -475,7 +500,7 @@ def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None)
         cutter.open[node.name] = cutter.chains(node)
         if node.name in targets or node.checkpoint:
             tables[node.name] = cutter.table(node.name)
-    return Staged(plan, targets, tuple(cutter.stages), tables)
+    return Staged(plan, targets, tuple(cutter.stages), tables, (*notes, *cutter.notes))
 
 
 def _sizes(nodes: list[Node]) -> dict[str, Size]:

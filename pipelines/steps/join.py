@@ -120,7 +120,7 @@ class Join(Step):
     kind = "join"
     several = True
     shorthand = "on"
-    example: ClassVar[str] = "join: {on: {Symbol: ticker}, how: left, validate: many_to_one}"
+    example: ClassVar[str] = "join: {on: Symbol, how: left, validate: many_to_one}"
 
     on: Pairs = Field(
         min_length=1, description="The key: a column, a list of columns, or `{left name: right name}` for each."
