@@ -140,6 +140,13 @@ class _Chain:
     placed: tuple[str, ...] = ()
     """Rows in which these columns are equal are in one partition, and in the table's order there."""
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that have its rows already."""
+        links = self.links
+        nothing = not self.program and self.input is None and len(links) == 1 and links[0].exchange.kind == "none"
+        return links[0].stages if nothing else ()
+
     def then(self, node: Node, apply: Apply | With, schema: Schema, index: int = 0) -> _Chain:
         hidden = {self.number: pl.UInt64()} if self.number else {}
         return replace(
@@ -212,7 +219,7 @@ class _Cutter:
         return stage
 
     def spread(self, chains: Chains) -> tuple[Stage, ...]:
-        return tuple(self.stage(chain.close()) for chain in chains)
+        return tuple(stage for chain in chains for stage in chain.stages or (self.stage(chain.close()),))
 
     def table(self, name: str) -> tuple[Stage, ...]:
         """The stages whose partitions are the step's table."""
