@@ -44,7 +44,9 @@ def difference(one: pl.LazyFrame, other: pl.LazyFrame) -> str:
             differ = ~_same(a[name], b[name])
             if count := differ.sum():
                 i = differ.arg_true()[0]
-                return f"{count:,} other values of {name}: in row {start + i:,} {b[name][i]!r} instead of {a[name][i]!r}"
+                return (
+                    f"{count:,} other values of {name}: in row {start + i:,} {b[name][i]!r} instead of {a[name][i]!r}"
+                )
     return ""
 
 

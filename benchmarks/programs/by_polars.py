@@ -16,8 +16,8 @@ elif query == "groups":
     groups.sort("Date", "Symbol").collect(engine="streaming").write_parquet(out)
 
 elif query == "beyond-groups":
-    groups = table.group_by("Date", "Symbol", bucket=pl.col("Volume") % 1000)
-    answer = groups.agg(open_mean=pl.col("Open").mean(), rows=pl.len())
+    by_bucket = table.group_by("Date", "Symbol", bucket=pl.col("Volume") % 1000)
+    answer = by_bucket.agg(open_mean=pl.col("Open").mean(), rows=pl.len())
     answer.sort("Date", "Symbol", "bucket").collect(engine="streaming").write_parquet(out)
 
 elif query == "join":
