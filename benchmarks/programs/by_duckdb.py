@@ -5,8 +5,8 @@ import sys
 import duckdb
 
 query, prices, *other, out = sys.argv[1:]
-table = f"read_csv('{prices}')"
-side = f"read_csv('{other[0]}')" if other else ""
+table = f"read_csv('{prices}') as prices"
+side = f"read_csv('{other[0]}') as side" if other else ""
 queries = {
     "groupby": f"select Date, avg(Open) as open_mean from {table} where Close > 0 group by Date order by Date",
     "groups": f"""
