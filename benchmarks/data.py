@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 FILES = 10
 ROWS = 1_500_000  # of one file: 88 MB
@@ -97,6 +99,8 @@ def tpch(data: Data) -> Path:
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError) as error:
             raise NoData(f"{TPCHGEN} failed: {error}") from None
+        for path in target.glob("*.parquet"):
+            _plain(path)
 
     return data.made("tpch", make)
 
@@ -111,6 +115,17 @@ def _tpchgen() -> list[str]:
     if pipx := shutil.which("pipx"):
         return [pipx, "run", f"{TPCHGEN}=={TPCHGEN_VERSION}"]
     raise NoData(f"TPC-H's tables are made by {TPCHGEN}: `pip install {TPCHGEN}=={TPCHGEN_VERSION}`, or install uv")
+
+
+def _plain(path: Path) -> None:
+    """Text columns as usual: the generator asks readers for string views, which pandas does not know."""
+    source = pq.ParquetFile(path)
+    text = [pa.field(f.name, pa.string()) if pa.types.is_string_view(f.type) else f for f in source.schema_arrow]
+    made = path.with_suffix(".plain")
+    with pq.ParquetWriter(made, pa.schema(text)) as out:
+        for i in range(source.num_row_groups):
+            out.write_table(source.read_row_group(i).cast(out.schema))
+    made.replace(path)
 
 
 def _file(path: Path, seed: int, rows: int, times: int) -> None:

@@ -1,19 +1,20 @@
 """python tpch_dask.py QUERY TABLES OUT"""
 
 import sys
+from datetime import date
 
 import dask.dataframe as dd
-import pandas as pd
 from distributed import Client
 
 DECIMALS = ["l_quantity", "l_extendedprice", "l_discount", "l_tax", "o_totalprice"]
 
 
 def read(tables: str, table: str, *columns: str) -> dd.DataFrame:
-    """Decimals as floats and dates as timestamps, which pandas computes with natively."""
+    """Decimals as floats, which pandas computes with natively."""
     frame = dd.read_parquet(f"{tables}/{table}.parquet", columns=list(columns), dtype_backend="pyarrow")
     types = dict.fromkeys([name for name in columns if name in DECIMALS], "float64")
-    return frame.astype(types | dict.fromkeys([name for name in columns if name.endswith("date")], "datetime64[ns]"))
+    typed: dd.DataFrame = frame.astype(types)
+    return typed
 
 
 if __name__ == "__main__":
@@ -22,7 +23,7 @@ if __name__ == "__main__":
         if query == "q01":
             keys = ["l_returnflag", "l_linestatus"]
             items = read(tables, "lineitem", *keys, *DECIMALS[:4], "l_shipdate")
-            items = items[items.l_shipdate <= pd.Timestamp(1998, 9, 2)]
+            items = items[items.l_shipdate <= date(1998, 9, 2)]
             items["disc_price"] = items.l_extendedprice * (1 - items.l_discount)
             items["charge"] = items.disc_price * (1 + items.l_tax)
             result = items.groupby(keys).agg(
@@ -42,8 +43,8 @@ if __name__ == "__main__":
             orders = read(tables, "orders", "o_orderkey", "o_custkey", "o_orderdate", "o_shippriority")
             items = read(tables, "lineitem", "l_orderkey", "l_shipdate", "l_extendedprice", "l_discount")
             customer = customer[customer.c_mktsegment == "BUILDING"]
-            orders = orders[orders.o_orderdate < pd.Timestamp(1995, 3, 15)]
-            items = items[items.l_shipdate > pd.Timestamp(1995, 3, 15)]
+            orders = orders[orders.o_orderdate < date(1995, 3, 15)]
+            items = items[items.l_shipdate > date(1995, 3, 15)]
             theirs = orders.merge(customer, left_on="o_custkey", right_on="c_custkey")
             both = items.merge(theirs, left_on="l_orderkey", right_on="o_orderkey")
             both["revenue"] = both.l_extendedprice * (1 - both.l_discount)
@@ -59,9 +60,7 @@ if __name__ == "__main__":
             items = read(tables, "lineitem", "l_orderkey", "l_suppkey", "l_extendedprice", "l_discount")
             supplier = read(tables, "supplier", "s_suppkey", "s_nationkey")
             region = region[region.r_name == "ASIA"]
-            orders = orders[
-                (orders.o_orderdate >= pd.Timestamp(1994, 1, 1)) & (orders.o_orderdate < pd.Timestamp(1995, 1, 1))
-            ]
+            orders = orders[(orders.o_orderdate >= date(1994, 1, 1)) & (orders.o_orderdate < date(1995, 1, 1))]
             nations = nation.merge(region, left_on="n_regionkey", right_on="r_regionkey")
             customers = customer.merge(nations, left_on="c_nationkey", right_on="n_nationkey")
             theirs = orders.merge(customers, left_on="o_custkey", right_on="c_custkey")
