@@ -68,4 +68,4 @@ elif query == "q18":
 else:
     sys.exit(f"unknown query {query}")
 
-answer.collect(engine="streaming").write_parquet(out)
+answer.collect().write_parquet(out)
