@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import dask
+import dask.threaded
 import distributed
 import numpy as np
 import polars as pl
@@ -75,7 +75,7 @@ def tables(tmp_path: Path) -> str:
         return (pl.Series(random.integers(low, high, rows)) / 100).round(2).cast(money)
 
     customers, orders, suppliers = 30, 300, 10
-    made = {
+    made: dict[str, dict[str, Any]] = {
         "region": {"r_regionkey": [0, 1, 2], "r_name": ["AFRICA", "AMERICA", "ASIA"]},
         "nation": {"n_nationkey": range(6), "n_name": list("ABCDEF"), "n_regionkey": [2, 2, 1, 0, 2, 1]},
         "supplier": {"s_suppkey": range(suppliers), "s_nationkey": random.integers(0, 6, suppliers)},
@@ -117,7 +117,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def call(program: Path, *arguments: str) -> Path:
         out = tmp_path / f"by-{program.stem}.parquet"
         monkeypatch.setattr(sys, "argv", [str(program), *arguments, str(out)])
-        with dask.config.set(scheduler="threads"):
+        with dask.config.set(scheduler=dask.threaded.get):  # by its name, Dask would ask Client
             runpy.run_path(str(program), run_name="__main__")
         return out
 

@@ -7,6 +7,6 @@ import duckdb
 
 query, tables, out = sys.argv[1:]
 for path in sorted(Path(tables).glob("*.parquet")):
-    duckdb.sql(f"create view {path.stem} as select * from '{path}'")
+    duckdb.sql(f"create or replace view {path.stem} as select * from '{path}'")
 text = (Path(__file__).parent / f"{query}.sql").read_text()
 duckdb.sql(f"copy ({text}) to '{out}' (format parquet)")
