@@ -13,8 +13,9 @@ def read(tables: str, table: str, *columns: str) -> dd.DataFrame:
     """Decimals as floats: by way of Arrow's, because pandas makes a Python object of each decimal."""
     frame = dd.read_parquet(f"{tables}/{table}.parquet", columns=list(columns), dtype_backend="pyarrow")
     decimals = [name for name in columns if name in DECIMALS]
-    typed: dd.DataFrame = frame.astype(dict.fromkeys(decimals, "double[pyarrow]"))
-    return typed.astype(dict.fromkeys(decimals, "float64"))
+    frame = frame.astype(dict.fromkeys(decimals, "double[pyarrow]"))
+    typed: dd.DataFrame = frame.astype(dict.fromkeys(decimals, "float64"))
+    return typed
 
 
 if __name__ == "__main__":
