@@ -159,6 +159,13 @@ def pack(slots: Sequence[pl.DataFrame | None], room: Room, marks: pl.DataFrame |
     return Parcel(rows, path=path, offsets=tuple(offsets), marks=marks, points=points, bytes=size)
 
 
+def apart(frame: pl.DataFrame) -> pl.DataFrame:
+    """A copy that keeps none of the frame's memory: a slice of ten rows would keep all of it."""
+    out = io.BytesIO()
+    frame.write_ipc_stream(out)
+    return pl.read_ipc_stream(out.getvalue())
+
+
 def _write(frame: pl.DataFrame, file: io.BufferedWriter) -> None:
     try:
         frame.write_ipc_stream(file, compression="uncompressed")  # a stream: 0.1 ms a table, a file takes 0.4
@@ -210,7 +217,7 @@ class Range:
             frame = self.order(frame.lazy()).collect(engine="in-memory").rechunk()
         size = max(1, -(-len(frame) // self.blocks))
         starts = range(0, len(frame), size)
-        marks = frame.select(self.order.by)[list(starts)] if len(frame) else frame.select(self.order.by)
+        marks = apart(frame.select(self.order.by)[list(starts)])
         slots = [frame.slice(start, size) for start in starts]
         return pack(slots, self.room, marks, self.order)
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from pipelines import kernel
 from pipelines.errors import DataError, Issue, MachineError
-from pipelines.exchange import Cuts, Hash, Parcel, Point, Range, Room, Share, Shares, within
+from pipelines.exchange import Cuts, Hash, Parcel, Point, Range, Room, Share, Shares, apart, within
 from pipelines.graph import Graph, Key, Table, ref, refs, task
 from pipelines.order import Order
 from pipelines.plan import digest
@@ -205,7 +205,7 @@ class Finish:
     def __call__(self, *given: Any) -> Part:
         frame: pl.DataFrame = self.method(*given)
         if self.output is None:
-            return Part(len(frame), frame.head(self.head))
+            return Part(len(frame), apart(frame.head(self.head)))
         path = temporary(resolved(self.output, self.folder), self.mark)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ class Finish:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise MachineError(Issue(f"cannot write {resolved(self.output, self.folder)}: {error}", "make room, or choose another path")) from None  # fmt: skip
-        return Part(len(frame), frame.head(self.head), str(path), path.stat().st_size)
+        return Part(len(frame), apart(frame.head(self.head)), str(path), path.stat().st_size)
 
 
 def resolved(output: Output, folder: str) -> Path:
