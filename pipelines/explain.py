@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipelines import scan
+from pipelines.estimates import Estimate, estimate
 from pipelines.plan import Node, Plan
 from pipelines.source import RUN, Scalar, scalar_text
 from pipelines.source import Node as Yaml
@@ -19,12 +20,13 @@ from pipelines.types import dtype_name, size_text
 
 
 def facts(staged: Staged) -> dict[str, Any]:
-    """The plan as plain data: `steps`, `passes` and `stages`, in the order in which things happen."""
+    """The plan as plain data: `steps`, `passes` and `stages`, in the order in which things happen. Samples the files."""
     plan = staged.plan
+    found = estimate(plan)
     return {
         "name": plan.spec.name,
         "description": plan.spec.description,
-        "steps": [_step(plan, node) for node in plan.nodes.values() if not node.origin],
+        "steps": [_step(plan, node, found[node.name]) for node in plan.nodes.values() if not node.origin],
         "passes": {
             "columns": list(_pruned(staged)),
             "filters": list(_pushed(staged)),
@@ -66,7 +68,7 @@ def links(stage: Stage) -> list[tuple[Stage, Exchange]]:
     return [(before, link.exchange) for link in stage.links for before in link.stages]
 
 
-def _step(plan: Plan, node: Node) -> dict[str, Any]:
+def _step(plan: Plan, node: Node, estimated: Estimate) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "step": node.name,
         "kind": node.kind,
@@ -75,11 +77,15 @@ def _step(plan: Plan, node: Node) -> dict[str, Any]:
         "columns": {name: dtype_name(dtype) for name, dtype in node.schema.items()},
         "checkpoint": "memory" if node.checkpoint else None,
         "python": node.runs_python,
+        "rows": round(estimated.rows),
+        "bytes": round(estimated.bytes),
+        "exact": estimated.exact,
+        "estimate": estimated.origin,
     }
     if isinstance(node.bound, Input):
         facts |= {
             "partitions": len(node.bound.partitions),
-            "bytes": node.bound.bytes,
+            "input_bytes": node.bound.bytes,
             "sampled": {name: dtype_name(dtype) for name, dtype in node.bound.sampled.items()},
             "notes": list(node.bound.notes),
         }
@@ -214,10 +220,11 @@ def _step_lines(step: Mapping[str, Any], above: Mapping[str, Mapping[str, str]])
     yield f"  {step['step']}: {step['kind']}{origin}{' (kept in memory)' if step['checkpoint'] else ''}"
     if step["options"]:
         yield f"      {shortened(step['options'], 110)}"
-    if "bytes" in step:
-        size = f", {size_text(step['bytes'])} of input" if step["bytes"] else ""
+    if "input_bytes" in step:
+        size = f", {size_text(step['input_bytes'])} of input" if step["input_bytes"] else ""
         yield f"      {counted(step['partitions'], 'partition')}{size}"
         yield from (f"      note: {note}" for note in step["notes"])
+    yield f"      {rows_text(step)}"
     if "path" in step:
         if not step["path"].startswith(RUN):
             yield f"      to {step['path']}"
@@ -237,6 +244,16 @@ def _step_lines(step: Mapping[str, Any], above: Mapping[str, Mapping[str, str]])
     if sampled:
         types = ", ".join(f"{scalar_text(name)}: {scalar_text(dtype)}" for name, dtype in sampled.items())
         yield f"      sampled, to declare: dtypes: {{{types}}}"
+
+
+def rows_text(step: Mapping[str, Any]) -> str:
+    """The step's table in rows and bytes, and where the numbers come from; estimated ones with three digits."""
+    rows: int = step["rows"]
+    if not step["exact"] and rows >= 1000:
+        unit = 10 ** (len(str(rows)) - 3)
+        rows = round(rows / unit) * unit
+    about = "" if step["exact"] else "about "
+    return f"{about}{counted(rows, 'row')}, {size_text(step['bytes'])} in memory ({step['estimate']})"
 
 
 def _pass_lines(passes: Mapping[str, Any]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pipelines import expressions
 from pipelines.code import Function, FunctionError, find
 from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.order import Order
+from pipelines.scan import Drawn
 from pipelines.source import Node
 from pipelines.types import NAMED, Schema
 
@@ -197,6 +198,12 @@ class Appending(Operation):
 
 class Loader(Protocol):
     """Makes a source's partitions into rows, inside a task; picklable."""
+
+    def sample(self, partitions: Sequence[Any]) -> Drawn:
+        """Some rows of the table that these partitions are, and how many it has: the same for the same data, however it is cut.
+
+        Raises what reading raises: the caller does without.
+        """
 
     def scan(self, partition: Any, columns: Sequence[str]) -> pl.LazyFrame:
         """The partition's rows, these columns in this order."""
