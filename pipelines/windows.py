@@ -22,6 +22,7 @@ Ints = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
 State = tuple[Values, ...]
 _BLOCK = 1 << 15
+_ROW = "~row~window"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,29 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """Of a struct of columns: whether a row is among the first or last of its group."""
+
+    keys: tuple[str, ...]
+    order: Order
+    rows: int = 1
+    last: bool = False
+
+    def __call__(self, columns: pl.Series) -> pl.Series:
+        table, row = columns.struct.unnest().with_row_index(_ROW), self.order.sorted(pl.col(_ROW))
+        row = row.tail(self.rows) if self.last else row.head(self.rows)
+        found = table.group_by(self.keys).agg(row).explode(_ROW) if self.keys else table.select(row)
+        among = np.zeros(len(table), dtype=bool)
+        among[found[_ROW].to_numpy()] = True
+        return pl.Series(columns.name, among)
+
+    @property
+    def mask(self) -> pl.Expr:
+        # rows by their places: only the columns that decide are put in order
+        return pl.struct(list(dict.fromkeys((*self.keys, *self.order.by)))).map_batches(self, return_dtype=pl.Boolean)
+
+
+@dataclass(frozen=True)
 class Windows:
     """What to compute from a struct of columns: a struct of results, row by row."""
 
@@ -122,15 +146,15 @@ class _Rows:
 
     def __init__(self, table: pl.DataFrame, keys: Sequence[str], order: Order) -> None:
         self.table, self.order, self.size = table, order, len(table)
-        index = table.select(*keys, *order.by).with_row_index("~row")
+        row, index = order.sorted(pl.col(_ROW)), table.with_row_index(_ROW)
         if keys:
-            grouped = index.group_by(keys, maintain_order=True).agg(order.sorted(pl.col("~row")))["~row"]
+            grouped = index.group_by(keys, maintain_order=True).agg(row)[_ROW]
             self.at, self.lengths = grouped.explode().to_numpy(), grouped.list.len().to_numpy().astype(np.int64)
         else:
-            self.at, self.lengths = index.select(order.sorted(pl.col("~row")))["~row"].to_numpy(), np.array([self.size])
+            self.at, self.lengths = index.select(row)[_ROW].to_numpy(), np.array([self.size])
         self.in_place = bool((self.at[1:] > self.at[:-1]).all())
         self._new: npt.NDArray[np.bool_] | None = None
-        self._frames = dict[Frame, tuple[Ints, Ints]]()
+        self._since = dict[str, Ints]()
 
     def sorted(self, values: pl.Series) -> pl.Series:
         return values if self.in_place else values.gather(self.at)
@@ -261,7 +285,9 @@ class _Rows:
             [values[block.rows]] = _folded((x[block.rows],), low, high, lambda a, b: (better(a[0], b[0]),), (rest,))
         found = pl.Series(call.name, self.back(values))
         if names is not None:
-            found = names.gather(pl.select(pl.when(found < len(names)).then(pl.when(found >= 0).then(found))).to_series())
+            found = names.gather(
+                pl.select(pl.when(found < len(names)).then(pl.when(found >= 0).then(found))).to_series()
+            )
         return found.cast(call.dtype).alias(call.name)
 
     def picked(self, call: Call) -> pl.Series:
@@ -298,23 +324,33 @@ class _Rows:
             first, last = peers or (start, end)
             low = start if frame.low is None else first
             if isinstance(frame.low, str):
-                low = self.since(block, frame.low, first)
+                low = self.since(frame.low)[block.rows]
             yield block, low, end if frame.high is None else last
 
-    def since(self, block: _Block, bound: str, first: Ints) -> Ints:
-        """The first row of the group whose value is not before the bound, by bisection; of NULL, the first NULL."""
-        [name] = self.order.by
-        sign = -1 if self.order.descending[0] else 1
-        column = self.sorted(self.table[name]).slice(block.first, len(first))
-        wanted = self.sorted(self.table[bound]).slice(block.first, len(first))
-        value = column.cast(wanted.dtype).to_physical().fill_null(0).to_numpy().astype(np.int64) * sign
-        least = wanted.to_physical().fill_null(0).to_numpy().astype(np.int64) * sign
-        low, high = block.start.copy(), first.copy()
-        for _ in range(int((high - low).max(initial=0)).bit_length()):
-            middle = (low + high) // 2
-            before = (value[middle] < least) & (low < high)
-            low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
-        return np.where(column.is_null().to_numpy(), first, low)
+    def since(self, bound: str) -> Ints:
+        """The first row of each row's group whose value is not before the bound; for NULL the first NULL."""
+        if bound not in self._since:
+            [name] = self.order.by
+            sign = -1 if self.order.descending[0] else 1
+            wanted, column = self.sorted(self.table[bound]), self.sorted(self.table[name])
+            value = column.cast(wanted.dtype).to_physical().fill_null(0).to_numpy().astype(np.int64) * sign
+            least = wanted.to_physical().fill_null(0).to_numpy().astype(np.int64) * sign
+            unknown, found = column.is_null().to_numpy(), np.empty(self.size, dtype=np.int64)
+            for block in self.blocks(peers=True):
+                assert block.peers is not None
+                rows, [first, _] = block.rows, block.peers
+                found[rows] = np.where(unknown[rows], first, _bisected(value[rows], least[rows], block.start, first))
+            self._since[bound] = found
+        return self._since[bound]
+
+
+def _bisected(value: Values, least: Values, low: Ints, high: Ints) -> Ints:
+    """The first place from `low` on whose value is not less; `high` is one."""
+    for _ in range(int((high - low).max(initial=0)).bit_length()):
+        middle = (low + high) // 2
+        before = (value[middle] < least) & (low < high)
+        low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
+    return low
 
 
 def _limits(dtype: pl.DataType) -> tuple[int, int]:
@@ -395,5 +431,3 @@ def _folded(
             values = combine(tuple(v[:-size] for v in values), tuple(v[size:] for v in values))
         size *= 2
     return result
-
-

@@ -35,6 +35,16 @@ from pipelines.expressions.operators import shift
 from pipelines.expressions.types import Constant, ExpressionError, Typed, cast, unify
 
 __all__ = [
-    *("Constant", "Expression", "ExpressionError", "Frame", "OnAggregate", "OnWindow", "Typed"),
-    *("cast", "parse", "quote", "shift", "unify"),
+    "Constant",
+    "Expression",
+    "ExpressionError",
+    "Frame",
+    "OnAggregate",
+    "OnWindow",
+    "Typed",
+    "cast",
+    "parse",
+    "quote",
+    "shift",
+    "unify",
 ]

@@ -62,9 +62,7 @@ class Expression:
     columns: frozenset[str]
     _tree: exp.Expr = field(compare=False, repr=False)
 
-    def bind(
-        self, schema: Schema, on_aggregate: OnAggregate | None = None, on_window: OnWindow | None = None
-    ) -> Typed:
+    def bind(self, schema: Schema, on_aggregate: OnAggregate | None = None, on_window: OnWindow | None = None) -> Typed:
         try:
             typed = _Binder(schema, on_aggregate, on_window).bind(self._tree)
         except RecursionError:

@@ -42,6 +42,8 @@ class Windowed(Keyed):
     outputs: tuple[Output, ...]
     mark: str
     """The column of the functions' results, while the step runs."""
+    any_column: str
+    """For row_number() and its like, which need rows, whatever is in them."""
 
     keeps_rows = True
 
@@ -53,9 +55,16 @@ class Windowed(Keyed):
         outputs = [output.expr.alias(output.name) for output in self.outputs]
         if not self.windows.calls:
             return frame.with_columns(outputs)
-        of = [*self.windows.keys, *self.windows.order.by, *(a.expr.alias(a.name) for a in self.arguments)]
+        of = [
+            *dict.fromkeys((*self.windows.keys, *self.windows.order.by)),
+            *(a.expr.alias(a.name) for a in self.arguments),
+        ]
         # one struct of all that is needed: the other columns stay where they are
-        results = pl.struct(of).map_batches(self.windows, return_dtype=self.windows.dtype).alias(self.mark)
+        results = (
+            pl.struct(of or [self.any_column])
+            .map_batches(self.windows, return_dtype=self.windows.dtype)
+            .alias(self.mark)
+        )
         return frame.with_columns(results).with_columns(outputs).drop(self.mark)
 
     def reads(self, wanted: Columns) -> Columns:
@@ -114,8 +123,9 @@ class _Calls:
         if function in ("lag", "lead"):
             return self.shifted(function, given)
         if function == "count" and not given:
-            rows = self.call(function, None, frame) if where is None else None
-            return rows or self.call(function, Typed(pl.when(where).then(1), pl.Int32()), frame)
+            if where is None:
+                return self.call(function, None, frame)
+            return self.call(function, Typed(pl.when(where).then(1), pl.Int32()), frame)
         if len(given) != 1:
             raise ExpressionError(f"{function} takes one argument, not {len(given)}", f"write {function}(x)")
         [of] = given
@@ -206,7 +216,8 @@ class Window(Step):
     )
 
     partition_by: Texts = Field(
-        [], description="Columns whose equal values make a partition; NULL is a value. Without any, the whole table is one."
+        [],
+        description="Columns whose equal values make a partition; NULL is a value. Without any, the whole table is one.",
     )
     order_by: Texts = Field([], description="The order in a partition, the most important column first.")
     descending: Texts = Field([], description="Those of `order_by` in which large values come first.")
@@ -234,7 +245,7 @@ class Window(Step):
             return None
         windows = Windows(tuple(self.partition_by), order, tuple(calls.calls.values()))
         made = Windowed if self.partition_by else WindowedWhole
-        return made(out, windows, tuple(calls.arguments.values()), tuple(outputs), mark)
+        return made(out, windows, tuple(calls.arguments.values()), tuple(outputs), mark, calls.any_column)
 
     def identity(self) -> Mapping[str, Any]:
         options = {"partition_by": self.partition_by, "order_by": self.order_by, "descending": sorted(self.descending)}
