@@ -45,7 +45,7 @@ class Call:
     name: str
     frame: Frame
     offset: int = 1
-    """Of lag, lead and ntile."""
+    """Of lag, lead and ntile; of forward and backward how far they reach, 0 being without end."""
 
     @property
     def result(self) -> pl.DataType:
@@ -62,7 +62,7 @@ class Call:
 
 
 _RANKS = ("row_number", "rank", "dense_rank", "ntile")
-_PICKS = ("lag", "first_value", "last_value")
+_PICKS = ("lag", "first_value", "last_value", "forward", "backward")
 RANKING = (*_RANKS, "percent_rank", "cume_dist")
 """Functions of a row's place alone."""
 
@@ -298,6 +298,11 @@ class _Rows:
             for block in self.blocks(peers=False):
                 low = block.here - offset
                 sources[block.rows] = np.where((low >= block.start) & (low < block.end), low + block.first, -1)
+        elif call.function in ("forward", "backward"):
+            assert call.of is not None
+            known_ = self.sorted(self.table[call.of]).is_not_null().to_numpy()
+            for block in self.blocks(peers=False):
+                sources[block.rows] = _nearest(known_[block.rows], block, call.function == "forward", call.offset)
         else:
             for block, low, high in self.framed(call.frame):
                 found = low if call.function == "first_value" else high - 1
@@ -342,6 +347,20 @@ class _Rows:
                 found[rows] = np.where(unknown[rows], first, _bisected(value[rows], least[rows], block.start, first))
             self._since[bound] = found
         return self._since[bound]
+
+
+def _nearest(known: npt.NDArray[np.bool_], block: _Block, before: bool, reach: int) -> Ints:
+    """The row of the nearest known value before or after, itself included; -1 where the group has none within reach."""
+    here, size = block.here, len(block.here)
+    if before:
+        found = np.maximum.accumulate(np.where(known, here, -1))
+        there = found >= block.start
+    else:
+        found = np.minimum.accumulate(np.where(known, here, size)[::-1])[::-1]
+        there = found < block.end
+    if reach:
+        there &= np.abs(found - here) <= reach
+    return np.where(there, found + block.first, -1)
 
 
 def _bisected(value: Values, least: Values, low: Ints, high: Ints) -> Ints:

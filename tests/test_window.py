@@ -226,10 +226,14 @@ def test_the_same_for_any_partitions(tmp_path: Path, by: str, executor: str) -> 
         (tmp_path / "c.yaml").write_text(
             f"steps:\n  t:\n    read: {{path: in.parquet, partitions: {partitions}}}\n  it:\n    window:\n"
             f"      partition_by: {by}\n      order_by: d\n      descending: d\n{outputs}"
+            "  narrow:\n    select: [rows, x]\n"
         )
         made = load(tmp_path / "c.yaml")
-        answers.append(made.run(executor, head=10**6).outputs["it"].head)
-        assert_frame_equal(answers[-1], oracle(made.plan())["it"], check_exact=True)
+        tables = oracle(made.plan())
+        answers.append(made.run(executor, head=10**6, to="it").outputs["it"].head)
+        assert_frame_equal(answers[-1], tables["it"], check_exact=True)
+        narrow = made.run(executor, head=10**6).outputs["narrow"].head
+        assert_frame_equal(narrow, tables["narrow"], check_exact=True)
     assert bits(answers[0]) == bits(answers[1]) == bits(answers[2])
 
 

@@ -64,10 +64,9 @@ class Expression:
 
     def bind(self, schema: Schema, on_aggregate: OnAggregate | None = None, on_window: OnWindow | None = None) -> Typed:
         try:
-            typed = _Binder(schema, on_aggregate, on_window).bind(self._tree)
+            return _Binder(schema, on_aggregate, on_window).bind(self._tree)
         except RecursionError:
             raise ExpressionError("the expression is nested too deeply", "split it over several derive steps") from None
-        return Typed(typed.expr, typed.dtype)
 
     def __reduce__(self) -> tuple[Callable[[str], Expression], tuple[str]]:
         return parse, (self.text,)

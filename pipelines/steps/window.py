@@ -78,7 +78,9 @@ class Windowed(Keyed):
         calls = tuple(call for call in self.windows.calls if call in read)
         used = {name for call in calls for name in (call.of, call.frame.low)}
         arguments = tuple(argument for argument in self.arguments if argument.name in used)
-        return replace(self, windows=replace(self.windows, calls=calls), arguments=arguments, outputs=outputs)
+        schema = {name: dtype for name, dtype in self.schema.items() if name in wanted}
+        windows = replace(self.windows, calls=calls)
+        return replace(self, schema=schema, windows=windows, arguments=arguments, outputs=outputs)
 
 
 @dataclass(frozen=True)
