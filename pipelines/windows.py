@@ -243,26 +243,27 @@ class _Rows:
 
     def whole_sum(self, call: Call, of: pl.Series) -> pl.Series:
         """Sums of integers, booleans and decimals from running totals."""
-        if not isinstance(call.dtype, pl.Decimal):
-            reach = max((abs(int(v)) for v in (of.min(), of.max()) if v is not None), default=0)  # type: ignore[arg-type]
-            if reach * self.size < 2**63:
-                x = of.fill_null(False if of.dtype == pl.Boolean else 0).cast(pl.Int64).to_numpy()
-                values = np.empty(self.size, dtype=np.int64)
-                for block, low, high in self.framed(call.frame):
-                    total = np.concatenate([[0], np.cumsum(x[block.rows])])
-                    values[block.rows] = total[np.maximum(high, low)] - total[low]
-                return pl.Series(call.name, self.back(values)).cast(pl.Int128)
-        running = of.cast(call.result).fill_null(0).cum_sum()
+        ends: list[Any] = [of.min(), of.max()]
+        reach = max((abs(v) for v in ends if v is not None), default=0) * self.size
+        if not isinstance(call.dtype, pl.Decimal) and reach < 2**63:
+            x = of.fill_null(False if of.dtype == pl.Boolean else 0).cast(pl.Int64).to_numpy()
+            values = np.empty(self.size, dtype=np.int64)
+            for block, low, high in self.framed(call.frame):
+                total = np.concatenate([[0], np.cumsum(x[block.rows])])
+                values[block.rows] = total[np.maximum(high, low)] - total[low]
+            return pl.Series(call.name, self.back(values)).cast(pl.Int128)
+        wide: pl.DataType = pl.Int128()
         if isinstance(call.dtype, pl.Decimal):
-            reach = max((abs(v) for v in (of.min(), of.max()) if v is not None), default=0)  # type: ignore[arg-type]
-            if reach * self.size >= 10 ** (38 - call.dtype.scale):
-                raise OverflowError("running totals of these decimals do not fit 38 digits")
-        running = pl.concat([pl.Series([0]).cast(call.result), running.cast(call.result)])
+            wide = pl.Decimal(38, call.dtype.scale)
+            if reach >= 10 ** (38 - call.dtype.scale):
+                raise pl.exceptions.ComputeError("overflow: running totals of these decimals do not fit 38 digits")
+        running = of.cast(wide).fill_null(0).cum_sum()
+        running = pl.concat([pl.Series([0]).cast(wide), running.cast(wide)])
         lows, highs = np.empty(self.size, dtype=np.int64), np.empty(self.size, dtype=np.int64)
         for block, low, high in self.framed(call.frame):
             lows[block.rows], highs[block.rows] = low + block.first, np.maximum(high, low) + block.first
-        total_ = running.gather(self.back(highs)) - running.gather(self.back(lows))
-        return total_.cast(call.result).alias(call.name)
+        totals = running.gather(self.back(highs)) - running.gather(self.back(lows))
+        return totals.cast(wide).alias(call.name)
 
     def extreme(self, call: Call, of: pl.Series) -> pl.Series:
         """min and max, by numbers that are ordered as the values: NaN is greater than every number, as in sorting."""
@@ -373,7 +374,7 @@ def _bisected(value: Values, least: Values, low: Ints, high: Ints) -> Ints:
 
 
 def _limits(dtype: pl.DataType) -> tuple[int, int]:
-    return pl.select(dtype.min(), dtype.max().alias("max")).row(0)  # type: ignore[attr-defined, no-any-return]
+    return pl.select(dtype.min(), dtype.max().alias("max")).row(0)  # type: ignore[attr-defined]
 
 
 def _peers(new: npt.NDArray[np.bool_], start: Ints, end: Ints, here: Ints) -> tuple[Ints, Ints]:
@@ -385,31 +386,33 @@ def _peers(new: npt.NDArray[np.bool_], start: Ints, end: Ints, here: Ints) -> tu
 
 def _ranked(call: Call, block: _Block) -> Values:
     size, place = block.end - block.start, block.here - block.start
-    if call.function == "row_number":
-        return place + 1
+    result: Values = place + 1
     if call.function == "ntile":  # the first parts get one row more
         part, more = np.divmod(size, call.offset)
         in_large = place // (part + 1)
         in_small = more + (place - more * (part + 1)) // np.maximum(part, 1)
-        return np.where(place < more * (part + 1), in_large, in_small) + 1
-    assert block.peers is not None
-    first, last = block.peers
-    if call.function == "rank":
-        return first - block.start + 1
-    if call.function == "dense_rank":
-        count = np.cumsum(first == block.here)
-        return count - count[block.start] + 1
-    if call.function == "percent_rank":
-        return np.where(size > 1, (first - block.start) / np.maximum(size - 1, 1), 0.0)
-    return (last - block.start) / size
+        result = np.where(place < more * (part + 1), in_large, in_small) + 1
+    elif block.peers is not None:
+        first, last = block.peers
+        if call.function == "rank":
+            result = first - block.start + 1
+        elif call.function == "dense_rank":
+            count = np.cumsum(first == block.here)
+            result = count - count[block.start] + 1
+        elif call.function == "percent_rank":
+            result = np.where(size > 1, (first - block.start) / np.maximum(size - 1, 1), 0.0)
+        else:
+            result = (last - block.start) / size
+    return result
 
 
 def _counted(valid: npt.NDArray[np.bool_] | None, block: _Block, low: Ints, high: Ints) -> Ints:
     high = np.maximum(high, low)
-    if valid is None:
-        return high - low
-    total = np.concatenate([[0], np.cumsum(valid[block.rows])])
-    return total[high] - total[low]
+    if valid is not None:
+        total: Ints = np.concatenate([[0], np.cumsum(valid[block.rows])])
+        low, high = total[low], total[high]
+    counts: Ints = high - low
+    return counts
 
 
 def _added(a: State, b: State) -> State:

@@ -244,6 +244,8 @@ def test_sums_of_integers_do_not_wrap() -> None:
     assert exact["a"][0] == (2**62 + 1) / 4
     with pytest.raises(DataError, match="does not fit int64"):
         answer(table, s="sum(i) OVER (ROWS 1 PRECEDING)")
+    apart = pl.DataFrame({"i": [2**62, None, None, 1]})
+    assert answer(apart, a="avg(i) OVER (ROWS 1 PRECEDING)")["a"][-1] == 1.0
     unsigned = pl.DataFrame({"u": pl.Series([2**64 - 1, 0], dtype=pl.UInt64)})
     assert answer(unsigned, s="sum(u)")["s"].to_list() == [2**64 - 1] * 2
 

@@ -36,8 +36,9 @@ from pipelines.expressions.types import (
 )
 from pipelines.types import Schema, dtype_name, parse_dtype
 
-OnAggregate = Callable[[str, Typed | None, bool, pl.Expr | None], Typed]
-"""(function, argument or None for count(*), DISTINCT, the rows that FILTER (WHERE ...) lets through) -> the aggregate's value."""
+OnAggregate = Callable[[str, Typed | None, bool, pl.Expr | None, float | None], Typed]
+"""(function, argument or None for count(*), DISTINCT, the rows that FILTER (WHERE ...) lets through, quantile's part) -> the
+aggregate's value."""
 
 
 @dataclass(frozen=True)
@@ -409,12 +410,16 @@ class _Binder:
         within = replace(self, inside=name, guard=None)
         rows = within._truth(where) if where is not None else None
         if name == "count" and (not arguments or isinstance(arguments[0], exp.Star)):
-            return self.on_aggregate("count", None, False, rows)
+            return self.on_aggregate("count", None, False, rows, None)
+        part = None
+        if AGGREGATES[name] == "quantile":
+            part = _part(name, [self.bind(a) for a in arguments[1:] if isinstance(a, exp.Literal)], offset)
+            arguments = arguments[:1]
         if len(arguments) != 1:
             raise ExpressionError(f"{name} takes one argument, not {len(arguments)}", f"write {name}(x)", offset)
         argument = (within if rows is None else within._guarded(arguments[0], rows)).bind(arguments[0])
         try:
-            return self.on_aggregate(AGGREGATES[name], Typed(argument.expr, argument.dtype), distinct, rows)
+            return self.on_aggregate(AGGREGATES[name], Typed(argument.expr, argument.dtype), distinct, rows, part)
         except ExpressionError as error:
             raise error.at(offset) from None
 
@@ -449,6 +454,14 @@ def _border(value: object, side: object, unit: str, open_side: str) -> int | tup
             return _literal(value.this), named.name if named else ""
     shown = value.sql("duckdb") if isinstance(value, exp.Expr) else word
     raise ExpressionError(f"a frame of {unit.upper()} cannot have the bound {f'{shown} {side}'.strip()}", _FRAMES)
+
+
+def _part(name: str, given: Sequence[Typed], offset: int | None) -> float:
+    """The second argument of a quantile."""
+    value = given[0].value if len(given) == 1 and isinstance(given[0], Constant) else None
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ExpressionError(f"{name} takes a number from 0 to 1, written out", f"write {name}(x, 0.9)", offset)
+    return float(value)
 
 
 def _offset_of_call(node: exp.Expr) -> int | None:

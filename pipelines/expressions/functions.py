@@ -486,8 +486,8 @@ _ALIASES = {
 }  # fmt: skip
 FUNCTIONS |= {alias: FUNCTIONS[name] for alias, name in _ALIASES.items()}
 AGGREGATES = {
-    **{n: n for n in ("count", "sum", "avg", "min", "max", "std", "var", "first", "last", "median")},
-    **{"mean": "avg", "stddev": "std", "stddev_samp": "std", "variance": "var", "var_samp": "var"},
+    **{n: n for n in ("count", "sum", "avg", "min", "max", "std", "var", "first", "last", "median", "mode", "quantile")},
+    **{"mean": "avg", "stddev": "std", "stddev_samp": "std", "variance": "var", "var_samp": "var", "quantile_cont": "quantile"},
 }
 WINDOWS = {
     **dict.fromkeys(("row_number", "rank", "dense_rank", "percent_rank", "cume_dist"), ""),
@@ -514,7 +514,7 @@ _FOREIGN = {
     **dict.fromkeys(("date_sub", "dateadd", "datesub", "add_months", "offset_by"), "write x + INTERVAL 3 DAY or x - INTERVAL 1 MONTH"),
     **dict.fromkeys(("is_in", "isin"), "write x IN ('a', 'b')"),
     **dict.fromkeys(("is_between", "between"), "write x BETWEEN 1 AND 5"),
-    **dict.fromkeys(("quantile", "percentile_cont", "mode", "approx_quantile", "quantile_cont"), "of quantiles, median(x) is known"),
+    **dict.fromkeys(("percentile_cont", "percentile", "approx_quantile", "quantile_disc"), "write quantile(x, 0.9), or median(x)"),
 }  # fmt: skip
 _SQL_NAMES = {
     **{"to_lowercase": "lower", "lowercase": "lower", "lcase": "lower", "to_uppercase": "upper", "uppercase": "upper"},
