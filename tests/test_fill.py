@@ -78,11 +78,18 @@ def test_explode_equals_duckdb(rows: list[Any]) -> None:
     assert_frame_equal(kept, pl.concat([dropped, alone]).sort("row", maintain_order=True), check_exact=True)
 
 
+def test_texts_are_split() -> None:
+    table = pl.DataFrame({"s": ["a, b", "", None, "ü"], "i": [1, 2, 3, 4]})
+    rows = answer(table, kind="explode", columns=["s"], split=", ", empty="drop")
+    assert rows.rows() == [("a", 1), ("b", 1), ("", 2), ("ü", 4)]
+
+
 STEPS = [
     "fill: {forward: [y], backward: [i], partition_by: k, order_by: d, limit: 2}",
     "fill: {forward: [y], backward: y, value: {i: 0}}",
     "fill: {value: {y: 0}}",
     "explode: l",
+    "explode: {columns: k, split: '1'}",
     "explode: {columns: [l, n], empty: drop}",
 ]
 
@@ -127,6 +134,8 @@ def test_the_same_for_any_partitions(tmp_path: Path, step: str) -> None:
         ("fill: {forward: [i], limit: -1}", "`limit` must be at least 0"),
         ("explode: i", "'i' is int64, not a list"),
         ("explode: [l, l]", "'l' stands here twice"),
+        ("explode: {columns: i, split: a}", "'i' is int64, not text"),
+        ("explode: {columns: k, split: ''}", "`split` must"),
         ("explode: {columns: l, empty: some}", "`empty` must be"),
     ],
 )

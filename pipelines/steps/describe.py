@@ -51,7 +51,7 @@ def _text(name: str, dtype: pl.DataType) -> pl.Expr:
     """A value as SQL writes it."""
     try:
         return cast(Typed(pl.col(name), dtype), pl.String(), True).expr
-    except ExpressionError:  # binary, durations; of a zone the moment with its offset
+    except ExpressionError:  # of binary and durations
         return pl.col(name).dt.to_string("iso") if dtype.is_temporal() else pl.lit(None, pl.String)
 
 
