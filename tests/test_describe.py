@@ -36,7 +36,11 @@ def test_describe_equals_duckdb(table: pl.DataFrame) -> None:
             assert ours.select("count", "nulls").equals(theirs.select("count", "nulls"))
             continue
         assert_frame_equal(ours.select("count", "nulls", "min", "max"), theirs.select("count", "nulls", "min", "max"))
-        quartiles = theirs.select("mean", "std", *(pl.col("q").list.get(i, null_on_oob=True).alias(n) for i, n in enumerate(("q25", "median", "q75"))))
+        quartiles = theirs.select(
+            "mean",
+            "std",
+            *(pl.col("q").list.get(i, null_on_oob=True).alias(n) for i, n in enumerate(("q25", "median", "q75"))),
+        )
         assert_frame_equal(ours.select(quartiles.columns), quartiles.cast(pl.Float64), rel_tol=1e-9, abs_tol=1e-9)
     short = answer(table, kind="describe", quartiles=False)
     assert_frame_equal(short, made.drop("q25", "median", "q75"))
@@ -56,7 +60,9 @@ def test_every_type_is_described() -> None:
     assert made["median"].to_list() == [None] * 7 + [1.5, 1.0]
 
 
-@pytest.mark.parametrize("step", ["describe:", "describe: [y, s]", "describe: {columns: [i, m, d, s, y], quartiles: false}"])
+@pytest.mark.parametrize(
+    "step", ["describe:", "describe: [y, s]", "describe: {columns: [i, m, d, s, y], quartiles: false}"]
+)
 def test_the_same_for_any_partitions(tmp_path: Path, step: str) -> None:
     (tmp_path / "runs").mkdir()
     large(2000).write_parquet(tmp_path / "in.parquet", row_group_size=50)

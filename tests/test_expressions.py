@@ -404,7 +404,9 @@ def test_what_is_not_wanted_cannot_fail(text: str, duck: duckdb.DuckDBPyConnecti
 def test_aggregates_are_handed_over() -> None:
     seen: list[tuple[str, pl.DataType | None, bool]] = []
 
-    def on_aggregate(name: str, argument: Typed | None, distinct: bool, where: pl.Expr | None, part: float | None) -> Typed:
+    def on_aggregate(
+        name: str, argument: Typed | None, distinct: bool, where: pl.Expr | None, part: float | None
+    ) -> Typed:
         seen.append((name, argument.dtype if argument else None, distinct))
         return Typed(pl.lit(1.0), pl.Float64())
 

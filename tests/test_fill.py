@@ -46,7 +46,13 @@ def test_fill_equals_duckdb(table: pl.DataFrame, by: list[str], order: list[str]
     theirs = duckdb.sql(f"select * replace ({select}) from rows order by row").pl().drop("row")
     assert_frame_equal(made, theirs.cast(dict(made.schema)), check_exact=True)
     only = answer(table, kind="fill", value={"i": "-1", "x": "0", "k": "s || '?'"})
-    theirs = duckdb.sql("select * replace (coalesce(i, -1) as i, coalesce(x, 0) as x, coalesce(k, s || '?') as k) from rows order by row").pl().drop("row")
+    theirs = (
+        duckdb.sql(
+            "select * replace (coalesce(i, -1) as i, coalesce(x, 0) as x, coalesce(k, s || '?') as k) from rows order by row"
+        )
+        .pl()
+        .drop("row")
+    )
     assert_frame_equal(only, theirs.cast(dict(only.schema)), check_exact=True)
 
 

@@ -24,7 +24,9 @@ PARTS = ["0", "0.25", "0.5", "0.9", "0.999", "1"]
 @given(table=tables(), by=st.sampled_from(["k", "g", "b", ""]), part=st.sampled_from(PARTS))
 def test_quantiles_equal_duckdb(table: pl.DataFrame, by: str, part: str) -> None:
     columns = {"y": "y", "m": "m::double", "i": "i::double"}
-    outputs = {f"o{c}": f"quantile({c}, {part})" for c in columns} | {"some": f"quantile_cont(y, {part}) FILTER (WHERE b)"}
+    outputs = {f"o{c}": f"quantile({c}, {part})" for c in columns} | {
+        "some": f"quantile_cont(y, {part}) FILTER (WHERE b)"
+    }
     made = answer(table, kind="aggregate", by=[by] if by else [], **outputs)
     sql = [f"quantile_cont({text}, {part}) as o{c}" for c, text in columns.items()]
     sql += [f"quantile_cont(y, {part}) filter (where b) as some"]
@@ -36,7 +38,9 @@ def test_quantiles_equal_duckdb(table: pl.DataFrame, by: str, part: str) -> None
 
 def test_quantiles_of_infinities_and_nan() -> None:
     def of(values: list[Any], part: str) -> Any:
-        return answer(pl.DataFrame({"x": values}, schema={"x": pl.Float64}), kind="aggregate", q=f"quantile(x, {part})")["q"].item()
+        return answer(
+            pl.DataFrame({"x": values}, schema={"x": pl.Float64}), kind="aggregate", q=f"quantile(x, {part})"
+        )["q"].item()
 
     inf, nan = float("inf"), float("nan")
     assert of([-inf, 1.0], "0.5") == -inf
@@ -56,10 +60,14 @@ def test_the_mode_is_one_of_the_most_frequent_values(table: pl.DataFrame, by: st
     made = answer(table, kind="aggregate", by=[by] if by else [], **{f"o{c}": f"mode({c})" for c in names})
     rows = table  # noqa: F841 - DuckDB reads it by its name
     for name in names:
-        counted = f"select {by or 'true'} as key, {name} as v, count(*) as n from rows where {name} is not null group by all"
+        counted = (
+            f"select {by or 'true'} as key, {name} as v, count(*) as n from rows where {name} is not null group by all"
+        )
         most = f"select key, min(v) as v from (select *, max(n) over (partition by key) as best from ({counted})) where n = best group by key"
         keys = f"select distinct {by} as key from rows" if by else "select true as key"
-        theirs = duckdb.sql(f"select v from ({keys}) k left join ({most}) m on k.key is not distinct from m.key order by k.key nulls last").pl()
+        theirs = duckdb.sql(
+            f"select v from ({keys}) k left join ({most}) m on k.key is not distinct from m.key order by k.key nulls last"
+        ).pl()
         assert_frame_equal(made.select(v=f"o{name}"), theirs.cast({"v": SCHEMA[name]}), check_exact=True)
 
 
@@ -74,10 +82,22 @@ def test_the_same_for_any_partitions(tmp_path: Path) -> None:
                 f"    aggregate: {{by: {by}, q: 'quantile(x, 0.9)', p: 'quantile(x, 0.1)', m: mode(x), n: count(*)}}\n"
             )
             made = load(tmp_path / "c.yaml")
-            assert_frame_equal(made.run("serial", head=1000).outputs["it"].head, oracle(made.plan())["it"], check_exact=True)
+            assert_frame_equal(
+                made.run("serial", head=1000).outputs["it"].head, oracle(made.plan())["it"], check_exact=True
+            )
 
 
-@pytest.mark.parametrize("text", ["quantile(x)", "quantile(x, 2)", "quantile(x, x)", "quantile(x, -0.5)", "quantile(x, 'a')", "quantile(x, 0.1, 0.2)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "quantile(x)",
+        "quantile(x, 2)",
+        "quantile(x, x)",
+        "quantile(x, -0.5)",
+        "quantile(x, 'a')",
+        "quantile(x, 0.1, 0.2)",
+    ],
+)
 def test_mistakes(text: str) -> None:
     with pytest.raises(ExpressionError, match="takes a number from 0 to 1"):
         parse(text).bind({"x": pl.Float64()}, on_aggregate=lambda *given: given[1])  # type: ignore[arg-type, return-value]

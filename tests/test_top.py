@@ -37,7 +37,9 @@ def sorting(names: list[str]) -> str:
 def test_top_equals_duckdb(table: pl.DataFrame, by: list[str], order: list[str], n: int) -> None:
     made = answer(table, kind="top", n=n, by=by, **options(order))
     rows = table.with_row_index("row")  # noqa: F841 - DuckDB reads it by its name
-    select = f"select * from rows qualify row_number() {over(by, order)} <= {n} order by {sorting([*by, *order, 'row'])}"
+    select = (
+        f"select * from rows qualify row_number() {over(by, order)} <= {n} order by {sorting([*by, *order, 'row'])}"
+    )
     assert_frame_equal(made, duckdb.sql(select).pl().drop("row").cast(dict(made.schema)), check_exact=True)
 
 

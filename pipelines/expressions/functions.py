@@ -486,8 +486,17 @@ _ALIASES = {
 }  # fmt: skip
 FUNCTIONS |= {alias: FUNCTIONS[name] for alias, name in _ALIASES.items()}
 AGGREGATES = {
-    **{n: n for n in ("count", "sum", "avg", "min", "max", "std", "var", "first", "last", "median", "mode", "quantile")},
-    **{"mean": "avg", "stddev": "std", "stddev_samp": "std", "variance": "var", "var_samp": "var", "quantile_cont": "quantile"},
+    **{
+        n: n for n in ("count", "sum", "avg", "min", "max", "std", "var", "first", "last", "median", "mode", "quantile")
+    },
+    **{
+        "mean": "avg",
+        "stddev": "std",
+        "stddev_samp": "std",
+        "variance": "var",
+        "var_samp": "var",
+        "quantile_cont": "quantile",
+    },
 }
 WINDOWS = {
     **dict.fromkeys(("row_number", "rank", "dense_rank", "percent_rank", "cume_dist"), ""),

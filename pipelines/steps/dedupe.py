@@ -49,7 +49,9 @@ class Dedupe(Step):
 
     by: Texts = Field(min_length=1, description="The columns that tell rows apart. NULL is a value like any other.")
     keep: Literal["first", "last"] = Field("first", description="Which of the rows with the same key.")
-    order_by: Texts = Field([], description="The order in which they are the first or last. Default: the table's order.")
+    order_by: Texts = Field(
+        [], description="The order in which they are the first or last. Default: the table's order."
+    )
     descending: Texts = Field([], description="Those of `order_by` in which large values come first.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Deduped | None:

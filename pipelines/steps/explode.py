@@ -56,7 +56,11 @@ class Explode(Step):
             if self.split is not None and dtype != pl.String():
                 problems.add(("columns", i), f"{name!r} is {dtype_name(dtype)}, not text", "leave `split` out")
             elif self.split is None and not isinstance(dtype, pl.List | pl.Array):
-                problems.add(("columns", i), f"{name!r} is {dtype_name(dtype)}, not a list", "name a column of lists, or of texts with `split`")
+                problems.add(
+                    ("columns", i),
+                    f"{name!r} is {dtype_name(dtype)}, not a list",
+                    "name a column of lists, or of texts with `split`",
+                )
             elif name in self.columns[:i]:
                 problems.add(("columns", i), f"{name!r} stands here twice", "remove one")
             else:

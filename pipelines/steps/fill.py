@@ -27,7 +27,9 @@ class Fill(Step):
 
     forward: Texts = Field([], description="Columns that take the last value before.")
     backward: Texts = Field([], description="Columns that take the first value after.")
-    value: dict[str, Sql] = Field({}, description="Column: what stands there instead, as SQL; of its row's columns too.")
+    value: dict[str, Sql] = Field(
+        {}, description="Column: what stands there instead, as SQL; of its row's columns too."
+    )
     partition_by: Texts = Field(
         [], description="Values are taken from rows that are equal in these columns. Default: from any."
     )
@@ -52,7 +54,9 @@ class Fill(Step):
                 except ExpressionError as error:
                     problems.add(("value", name), error.message, error.remedy)
         if not (self.forward or self.backward or self.value):
-            problems.add((), "fill names no column", "write `fill: {forward: [column]}` or `fill: {value: {column: 0}}`")
+            problems.add(
+                (), "fill names no column", "write `fill: {forward: [column]}` or `fill: {value: {column: 0}}`"
+            )
         if problems.issues:
             return None
         if not (self.forward or self.backward):
@@ -96,4 +100,6 @@ def _fitted(value: Typed, dtype: pl.DataType) -> pl.Expr:
         (_, value), common = unify([Typed(pl.lit(None, dtype), dtype), value], "fill")
         if common == dtype:
             return value.expr.cast(dtype)
-    raise ExpressionError(f"the column is {dtype_name(dtype)}, which cannot hold this", "CAST it, or give another value")
+    raise ExpressionError(
+        f"the column is {dtype_name(dtype)}, which cannot hold this", "CAST it, or give another value"
+    )

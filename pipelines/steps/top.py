@@ -60,8 +60,12 @@ class Top(Step):
     example: ClassVar[str] = "top: {n: 3, by: [Symbol], order_by: [Volume], descending: [Volume]}"
 
     n: int = Field(ge=1, le=2**31, description="How many rows of each group.")
-    by: Texts = Field([], description="The key columns. NULL is a key like any other. Without any, the table is one group.")
-    order_by: Texts = Field([], description="The order in a group, the most important column first. Default: the table's order.")
+    by: Texts = Field(
+        [], description="The key columns. NULL is a key like any other. Without any, the table is one group."
+    )
+    order_by: Texts = Field(
+        [], description="The order in a group, the most important column first. Default: the table's order."
+    )
     descending: Texts = Field([], description="Those of `order_by` in which large values come first.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> First | None:
