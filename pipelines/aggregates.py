@@ -255,6 +255,22 @@ def _median(x: pl.Expr) -> pl.Expr:
     return pl.when(low == high).then(low).otherwise(low / 2 + high / 2)
 
 
+def _between(x: pl.Expr, part: float) -> pl.Expr:
+    """The value at that part of the sorting order, NaN last; between two rows in proportion."""
+    ordered = x.drop_nulls().sort()
+    at = (ordered.len().cast(pl.Int64) - 1) * part
+    low = ordered.get(at.floor().cast(pl.Int64), null_on_oob=True)
+    high = ordered.get(at.ceil().cast(pl.Int64), null_on_oob=True)
+    beyond = at - at.floor()
+    # weights, not the difference of both: that overflows, and is NaN for infinities
+    return pl.when((low == high) | (beyond == 0.0)).then(low).otherwise(low * (1 - beyond) + high * beyond)
+
+
+def _mode(x: pl.Expr) -> pl.Expr:
+    """The most frequent value, of several the smallest."""
+    return x.drop_nulls().mode().sort().first()
+
+
 def _never(name: str, dtype: pl.DataType) -> Exprs:
     raise AssertionError("a function that needs all rows has no states to combine")
 
@@ -266,6 +282,10 @@ def _rows(
         return [answer(canonical(x, dtype), dtype).alias(name)]
 
     return Function("rows", takes, result, partial, _never, _state)
+
+
+def quantile(part: float) -> Function:
+    return _rows("numbers", _float_if_number, lambda x, t: _between(x.cast(pl.Float64), part))
 
 
 def _count(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
@@ -300,6 +320,8 @@ FUNCTIONS: dict[str, Function] = {
     "first": _edge("first"),
     "last": _edge("last"),
     "median": _rows("numbers", _float_if_number, lambda x, t: _median(x.cast(pl.Float64))),
+    "quantile": quantile(0.5),
+    "mode": _rows("numbers, text, dates, booleans", lambda t: t if _orderable(t) else None, lambda x, t: _mode(x)),
     "count_distinct": _rows("any type that can be ordered", lambda t: pl.Int64() if _orderable(t) else None,
                             lambda x, t: x.drop_nulls().n_unique().cast(pl.Int64)),
 }  # fmt: skip

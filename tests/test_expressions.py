@@ -241,8 +241,9 @@ BAD = [
     ("1 + mean(i)", "mean(...) is an aggregate", 4, "aggregate step"),
     ("fill_null(i, 0)", "unknown function 'fill_null'", 0, "coalesce"),
     ("startswith(s, 'a')", "unknown function 'startswith'", 0, "starts_with"),
-    ("lag(i)", "unknown function 'lag'", 0, "window functions"),
-    ("row_number() over (order by i)", "OVER is not possible", 0, "aggregate"),
+    ("lag(i)", "lag(...) is a window function", 0, "window step"),
+    ("cumsum(i)", "unknown function 'cumsum'", 0, "window step"),
+    ("row_number() over (order by i)", "OVER is not possible", 0, "window step"),
     ("d - current_date", "current_date is not possible", 4, "params"),
     ("now()", "unknown function 'now'", 0, "from day to day"),
     ("random()", "unknown function 'random'", 0, "from run to run"),
@@ -403,7 +404,9 @@ def test_what_is_not_wanted_cannot_fail(text: str, duck: duckdb.DuckDBPyConnecti
 def test_aggregates_are_handed_over() -> None:
     seen: list[tuple[str, pl.DataType | None, bool]] = []
 
-    def on_aggregate(name: str, argument: Typed | None, distinct: bool, where: pl.Expr | None) -> Typed:
+    def on_aggregate(
+        name: str, argument: Typed | None, distinct: bool, where: pl.Expr | None, part: float | None
+    ) -> Typed:
         seen.append((name, argument.dtype if argument else None, distinct))
         return Typed(pl.lit(1.0), pl.Float64())
 

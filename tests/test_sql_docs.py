@@ -14,11 +14,12 @@ import pytest
 
 from pipelines.errors import PipelineError, Place
 from pipelines.expressions import ExpressionError, parse
-from pipelines.expressions.functions import AGGREGATES, FUNCTIONS
+from pipelines.expressions.functions import AGGREGATES, FUNCTIONS, WINDOWS
 from pipelines.kernel import collect
 from pipelines.source import Node
 from pipelines.steps.aggregate import Aggregate
 from pipelines.steps.base import Context, Operation, Problems
+from pipelines.steps.window import Window
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs" / "sql.md").read_text()
@@ -37,6 +38,7 @@ def rows(head: str) -> list[tuple[str, ...]]:
 
 EXAMPLES = rows("| expression | result |")
 AGGREGATE = rows("| expression | x | result |")
+WINDOW = rows("| expression | x | results |")
 DIFFERENCES = rows("| expression | here | DuckDB | why |")
 
 
@@ -98,8 +100,28 @@ def test_aggregate(text: str, values: str, result: str) -> None:
     assert shown(lambda: DUCKDB.execute(f"select {text} from {table}").fetchall()[0][0]) == result
 
 
+@pytest.mark.parametrize(("text", "values", "results"), WINDOW, ids=[f"{w[0]} of {w[1]}" for w in WINDOW])
+def test_window(text: str, values: str, results: str) -> None:
+    frame = DUCKDB.sql(f"select unnest([{values}]) as x").pl()
+
+    def ours() -> list[Any]:
+        problems = Problems(Node({}, Place("t", 1, 1)))
+        step = Window.model_validate({"order_by": ["x"], "y": text}).bind(dict(frame.schema), problems, Context(Path()))
+        assert isinstance(step, Operation), problems.issues
+        return collect(step.whole(frame.lazy()), step.schema)["y"].to_list()
+
+    call, frame_ = re.fullmatch(r"(.*?)(?: OVER \((.*)\))?", text).groups()  # type: ignore[union-attr]
+    over = f"OVER (ORDER BY x NULLS LAST {frame_ or ''})"
+    call = call.replace("std(", "stddev(")
+    sql = f"x - lag(x) {over}" if call.startswith("x -") else f"{call} {over}"
+    table = f"(select unnest([{values}]) as x)"
+    theirs = DUCKDB.execute(f"select {sql} from {table} order by x nulls last").fetchall()
+    assert ", ".join(shown(lambda v=v: v) for v in ours()) == results  # type: ignore[misc]
+    assert ", ".join(shown(lambda v=v: v[0]) for v in theirs) == results  # type: ignore[misc]
+
+
 def test_every_function_is_in_the_reference() -> None:
-    for name in [*FUNCTIONS, *AGGREGATES]:
+    for name in [*FUNCTIONS, *AGGREGATES, *WINDOWS]:
         assert re.search(rf"`[^`]*\b{name}\b[^`]*`", TEXT), name
     assert len(EXAMPLES) > 150
     assert all(why for *_, why in DIFFERENCES)

@@ -30,7 +30,21 @@ float64, of date and datetime datetime; of null and anything that. A string lite
 that it meets. Strings and numbers have none. Functions are in `functions.FUNCTIONS`. A literal is int64, float64 or string.
 """
 
-from pipelines.expressions.bind import Expression, OnAggregate, parse, quote
-from pipelines.expressions.types import ExpressionError, Typed, cast
+from pipelines.expressions.bind import Expression, Frame, OnAggregate, OnWindow, parse, quote
+from pipelines.expressions.operators import shift
+from pipelines.expressions.types import Constant, ExpressionError, Typed, cast, unify
 
-__all__ = ["Expression", "ExpressionError", "OnAggregate", "Typed", "cast", "parse", "quote"]
+__all__ = [
+    "Constant",
+    "Expression",
+    "ExpressionError",
+    "Frame",
+    "OnAggregate",
+    "OnWindow",
+    "Typed",
+    "cast",
+    "parse",
+    "quote",
+    "shift",
+    "unify",
+]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import polars as pl
 from sqlglot import exp
 
 from pipelines.errors import did_you_mean
-from pipelines.expressions.functions import AGGREGATES, FUNCTIONS, call
+from pipelines.expressions.functions import AGGREGATES, FUNCTIONS, WINDOWS, call
 from pipelines.expressions.operators import UNITS, arithmetic, compare, like, negative, shift
 from pipelines.expressions.parse import QUOTES, offset_of, sql_type, tree_of
 from pipelines.expressions.types import (
@@ -35,8 +36,23 @@ from pipelines.expressions.types import (
 )
 from pipelines.types import Schema, dtype_name, parse_dtype
 
-OnAggregate = Callable[[str, Typed | None, bool, pl.Expr | None], Typed]
-"""(function, argument or None for count(*), DISTINCT, the rows that FILTER (WHERE ...) lets through) -> the aggregate's value."""
+OnAggregate = Callable[[str, Typed | None, bool, pl.Expr | None, float | None], Typed]
+"""(function, argument or None for count(*), DISTINCT, the rows that FILTER (WHERE ...) lets through, quantile's part) -> the
+aggregate's value."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What OVER says: rows or places in the order, counted from the row (negative: before). None: no bound."""
+
+    unit: Literal["rows", "range"]
+    low: int | tuple[Typed, str] | None
+    """Of an INTERVAL before: how many and the unit."""
+    high: int | None
+
+
+OnWindow = Callable[[str, Sequence[Typed], pl.Expr | None, Frame | None], Typed]
+"""(function, arguments, none for count(*), the rows that FILTER lets through, the frame in OVER) -> the function's value."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +63,11 @@ class Expression:
     columns: frozenset[str]
     _tree: exp.Expr = field(compare=False, repr=False)
 
-    def bind(self, schema: Schema, on_aggregate: OnAggregate | None = None) -> Typed:
+    def bind(self, schema: Schema, on_aggregate: OnAggregate | None = None, on_window: OnWindow | None = None) -> Typed:
         try:
-            typed = _Binder(schema, on_aggregate).bind(self._tree)
+            return _Binder(schema, on_aggregate, on_window).bind(self._tree)
         except RecursionError:
             raise ExpressionError("the expression is nested too deeply", "split it over several derive steps") from None
-        return Typed(typed.expr, typed.dtype)
 
     @property
     def fallible(self) -> bool:
@@ -115,6 +130,7 @@ _INSTEAD: dict[type[exp.Expr], str] = {
     exp.Tuple: "a list of values stands behind IN: x IN (1, 2)",
     exp.Star: "* stands in count(*) only",
     exp.Abs: "write abs(x)",
+    exp.IgnoreNulls: "fill them first, in a fill step",
 }
 
 
@@ -122,6 +138,7 @@ _INSTEAD: dict[type[exp.Expr], str] = {
 class _Binder:
     schema: Schema
     on_aggregate: OnAggregate | None
+    on_window: OnWindow | None
     inside: str = ""  # the aggregate whose argument is bound
     guard: pl.Expr | None = None  # the rows for which the value is wanted
 
@@ -194,6 +211,8 @@ class _Binder:
             return self._case(node.this, node.args["ifs"], node.args.get("default"))
         if isinstance(node, exp.If):
             return self._case(None, [node], node.args.get("false"))
+        if isinstance(node, exp.Window):
+            return self._window(node)
         if isinstance(node, exp.Filter) and isinstance(node.this, exp.Anonymous):
             return self._function(node.this, node.expression.this)
         if isinstance(node, exp.Anonymous):
@@ -315,8 +334,28 @@ class _Binder:
             return self
         return replace(self, guard=wanted if self.guard is None else self.guard & wanted)
 
-    def _function(self, node: exp.Anonymous, where: exp.Expr | None = None) -> Typed:
+    def _window(self, node: exp.Window) -> Typed:
+        if self.on_window is None:
+            raise ExpressionError("an expression works on one row: OVER is not possible", "use it in a window step")
+        if any(node.args.get(part) for part in ("partition_by", "order", "alias")):
+            raise ExpressionError(
+                "OVER holds only a frame here", "PARTITION BY and ORDER BY are options: `partition_by`, `order_by`"
+            )
+        if (spec := node.args.get("spec")) is None:
+            raise ExpressionError("OVER () says nothing", f"leave it out, or {_FRAMES}")
+        call, where = node.this, None
+        if isinstance(call, exp.Filter):
+            call, where = call.this, call.expression.this
+        if not isinstance(call, exp.Anonymous):
+            raise ExpressionError(f"{call.sql('duckdb')} takes no OVER", "it stands behind a function")
+        return self._function(call, where, _frame(spec))
+
+    def _function(self, node: exp.Anonymous, where: exp.Expr | None = None, frame: Frame | None = None) -> Typed:
         name, offset = node.name.lower(), _offset_of_call(node)
+        if name in WINDOWS or (self.on_window and name in AGGREGATES):
+            return self._over(name, node, where, frame, offset)
+        if frame is not None:
+            raise ExpressionError(f"{name} is no window function: it takes no OVER", "leave OVER out", offset)
         if name in AGGREGATES:
             return self._aggregate(name, node, where, offset)
         if where is not None:
@@ -342,6 +381,30 @@ class _Binder:
             rest = rest & values[-1].expr.is_null()
         return values
 
+    def _over(
+        self, name: str, node: exp.Anonymous, where: exp.Expr | None, frame: Frame | None, offset: int | None
+    ) -> Typed:
+        if self.on_window is None:
+            raise ExpressionError(f"{name}(...) is a window function", "use it in a window step", offset)
+        if self.inside:
+            raise ExpressionError(
+                f"{name}(...) is inside of {self.inside}(...): window functions do not nest",
+                "compute the inner one in a window step above",
+                offset,
+            )
+        arguments: list[exp.Expr] = node.expressions
+        if arguments and isinstance(arguments[0], exp.Distinct):
+            raise ExpressionError("DISTINCT is not possible in a window", "aggregate by the key, and join", offset)
+        within = replace(self, inside=name, guard=None)
+        rows = within._truth(where) if where is not None else None
+        if name == "count" and arguments and isinstance(arguments[0], exp.Star):
+            arguments = []
+        guarded = within if rows is None else replace(within, guard=rows)
+        try:
+            return self.on_window(AGGREGATES.get(name, name), [guarded.bind(a) for a in arguments], rows, frame)
+        except ExpressionError as error:
+            raise error.at(offset) from None
+
     def _aggregate(self, name: str, node: exp.Anonymous, where: exp.Expr | None, offset: int | None) -> Typed:
         if self.on_aggregate is None:
             raise ExpressionError(
@@ -363,14 +426,58 @@ class _Binder:
         within = replace(self, inside=name, guard=None)
         rows = within._truth(where) if where is not None else None
         if name == "count" and (not arguments or isinstance(arguments[0], exp.Star)):
-            return self.on_aggregate("count", None, False, rows)
+            return self.on_aggregate("count", None, False, rows, None)
+        part = None
+        if AGGREGATES[name] == "quantile":
+            part = _part(name, [self.bind(a) for a in arguments[1:] if isinstance(a, exp.Literal)], offset)
+            arguments = arguments[:1]
         if len(arguments) != 1:
             raise ExpressionError(f"{name} takes one argument, not {len(arguments)}", f"write {name}(x)", offset)
         argument = (within if rows is None else within._guarded(arguments[0], rows)).bind(arguments[0])
         try:
-            return self.on_aggregate(AGGREGATES[name], Typed(argument.expr, argument.dtype), distinct, rows)
+            return self.on_aggregate(AGGREGATES[name], Typed(argument.expr, argument.dtype), distinct, rows, part)
         except ExpressionError as error:
             raise error.at(offset) from None
+
+
+_FRAMES = (
+    "give a frame: OVER (ROWS 19 PRECEDING), OVER (RANGE BETWEEN INTERVAL 7 DAYS PRECEDING AND CURRENT ROW), "
+    "OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
+)
+
+
+def _frame(spec: exp.WindowSpec) -> Frame:
+    unit = str(spec.args["kind"]).lower()
+    assert unit in ("rows", "range"), "others do not parse"
+    low = _border(spec.args.get("start"), spec.args.get("start_side"), unit, "PRECEDING")
+    high = _border(spec.args.get("end") or "CURRENT ROW", spec.args.get("end_side"), unit, "FOLLOWING")
+    if spec.args.get("exclude") or isinstance(high, tuple):
+        raise ExpressionError(f"the frame {spec.sql('duckdb')} is not possible", _FRAMES)
+    return Frame("rows" if unit == "rows" else "range", low, high)
+
+
+def _border(value: object, side: object, unit: str, open_side: str) -> int | tuple[Typed, str] | None:
+    side, word = str(side or "").upper(), value.upper() if isinstance(value, str) else ""
+    if word == "CURRENT ROW":
+        return 0
+    if word == "UNBOUNDED" and side == open_side:
+        return None
+    if unit == "rows" and isinstance(value, exp.Literal) and re.fullmatch(r"\d{1,18}", value.name) and side:
+        return int(value.name) * (-1 if side == "PRECEDING" else 1)
+    if unit == "range" and isinstance(value, exp.Interval) and isinstance(value.this, exp.Literal):
+        named = value.args.get("unit")
+        if side == open_side == "PRECEDING" and not value.this.name.strip().startswith("-"):
+            return _literal(value.this), named.name if named else ""
+    shown = value.sql("duckdb") if isinstance(value, exp.Expr) else word
+    raise ExpressionError(f"a frame of {unit.upper()} cannot have the bound {f'{shown} {side}'.strip()}", _FRAMES)
+
+
+def _part(name: str, given: Sequence[Typed], offset: int | None) -> float:
+    """The second argument of a quantile."""
+    value = given[0].value if len(given) == 1 and isinstance(given[0], Constant) else None
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ExpressionError(f"{name} takes a number from 0 to 1, written out", f"write {name}(x, 0.9)", offset)
+    return float(value)
 
 
 def _offset_of_call(node: exp.Expr) -> int | None:

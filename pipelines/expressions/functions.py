@@ -486,17 +486,31 @@ _ALIASES = {
 }  # fmt: skip
 FUNCTIONS |= {alias: FUNCTIONS[name] for alias, name in _ALIASES.items()}
 AGGREGATES = {
-    **{n: n for n in ("count", "sum", "avg", "min", "max", "std", "var", "first", "last", "median")},
-    **{"mean": "avg", "stddev": "std", "stddev_samp": "std", "variance": "var", "var_samp": "var"},
+    **{
+        n: n for n in ("count", "sum", "avg", "min", "max", "std", "var", "first", "last", "median", "mode", "quantile")
+    },
+    **{
+        "mean": "avg",
+        "stddev": "std",
+        "stddev_samp": "std",
+        "variance": "var",
+        "var_samp": "var",
+        "quantile_cont": "quantile",
+    },
 }
+WINDOWS = {
+    **dict.fromkeys(("row_number", "rank", "dense_rank", "percent_rank", "cume_dist"), ""),
+    **{"ntile": "'int'", "lag": "any, 'int'?, scalar?", "lead": "any, 'int'?, scalar?", "first_value": "any", "last_value": "any"},
+}  # fmt: skip
+"""Window functions beside the aggregates, and what they take."""
 _SPECIAL = ("if", "cast", "try_cast", "extract", "date_part", "date_add")
 
 # --- What people write instead ------------------------------------------------------------------------------------------
 
-_WINDOW = "window functions are not possible: an expression works on one row"
+_WINDOW = "of other rows: lag(x), x - lag(x), sum(x), avg(x) OVER (ROWS 19 PRECEDING) in a window step"
 TODAY = "the answer would change from day to day; put the date into `params` and write DATE '${today}'"
 _FOREIGN = {
-    **dict.fromkeys(("row_number", "rank", "dense_rank", "lag", "lead", "ntile", "shift", "diff", "cumsum", "rolling_mean"), _WINDOW),
+    **dict.fromkeys(("shift", "diff", "pct_change", "cumsum", "cum_sum", "rolling_mean", "rolling_sum", "moving_average"), _WINDOW),
     **dict.fromkeys(("now", "today", "current_timestamp", "get_current_timestamp", "current_time", "getdate"), TODAY),
     **dict.fromkeys(("random", "rand", "uuid", "gen_random_uuid"), "the answer would change from run to run"),
     **dict.fromkeys(("nvl", "fillna", "fill_null", "isnull", "is_null", "isna", "notnull", "is_not_null", "notna"),
@@ -509,7 +523,7 @@ _FOREIGN = {
     **dict.fromkeys(("date_sub", "dateadd", "datesub", "add_months", "offset_by"), "write x + INTERVAL 3 DAY or x - INTERVAL 1 MONTH"),
     **dict.fromkeys(("is_in", "isin"), "write x IN ('a', 'b')"),
     **dict.fromkeys(("is_between", "between"), "write x BETWEEN 1 AND 5"),
-    **dict.fromkeys(("quantile", "percentile_cont", "mode", "approx_quantile", "quantile_cont"), "of quantiles, median(x) is known"),
+    **dict.fromkeys(("percentile_cont", "percentile", "approx_quantile", "quantile_disc"), "write quantile(x, 0.9), or median(x)"),
 }  # fmt: skip
 _SQL_NAMES = {
     **{"to_lowercase": "lower", "lowercase": "lower", "lcase": "lower", "to_uppercase": "upper", "uppercase": "upper"},
@@ -533,6 +547,6 @@ def nearest(name: str) -> str:
         return _FOREIGN[name]
     if name in _SQL_NAMES:
         return f"in SQL it is {_SQL_NAMES[name]}"
-    known = [*FUNCTIONS, *AGGREGATES, *_SPECIAL]
+    known = [*FUNCTIONS, *AGGREGATES, *WINDOWS, *_SPECIAL]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"did you mean {near[0]!r}?" if near else "all functions are listed in docs/sql.md"

@@ -94,10 +94,6 @@ def tree_of(text: str) -> exp.Expr:
             "what another query would compute is a step above this one",
             found.start() if found else None,
         )
-    if window := tree.find(exp.Window):
-        raise ExpressionError(
-            "an expression works on one row: OVER is not possible", "aggregate by the key in a step", _offset(window)
-        )
     for case in tree.find_all(exp.Case):
         if len(re.findall(r"\bthen\b", masked, re.IGNORECASE)) < len(re.findall(r"\bwhen\b", masked, re.IGNORECASE)):
             raise ExpressionError("WHEN without THEN", "write CASE WHEN c THEN a ELSE b END", _offset(case))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import polars as pl
 from pydantic import ConfigDict, Field
 
-from pipelines.aggregates import FUNCTIONS, canonical
+from pipelines.aggregates import FUNCTIONS, Function, canonical, quantile
 from pipelines.expressions import ExpressionError, Typed
 from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step, Texts
 from pipelines.types import Schema, dtype_name
@@ -21,6 +21,12 @@ class Call:
     argument: pl.Expr
     dtype: pl.DataType
     name: str
+    part: float | None = None
+    """Of quantile."""
+
+    @property
+    def known(self) -> Function:
+        return FUNCTIONS[self.function] if self.part is None else quantile(self.part)
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Grouping:
         return (0,) if columns <= exact else ()
 
     def states(self, frame: pl.LazyFrame, careful: bool) -> pl.LazyFrame:
-        exprs = [e for c in self.calls for e in FUNCTIONS[c.function].partial(c.argument, c.dtype, c.name, careful)]
+        exprs = [e for c in self.calls for e in c.known.partial(c.argument, c.dtype, c.name, careful)]
         if not self.keys:
             if any(c.function in ("var", "std") for c in self.calls):
                 # their float sums depend on the chunks that a parallel CSV parse leaves
@@ -55,13 +61,13 @@ class Grouping:
         return frame.group_by(self.names).agg(exprs)
 
     def combined(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        exprs = [e for c in self.calls for e in FUNCTIONS[c.function].combine(c.name, c.dtype)]
+        exprs = [e for c in self.calls for e in c.known.combine(c.name, c.dtype)]
         if not self.keys:
             return frame.select(exprs)
         return frame.group_by(self.names).agg(exprs) if exprs else frame.unique()
 
     def answers(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        values = [FUNCTIONS[c.function].final(c.name, c.dtype).alias(c.name) for c in self.calls]
+        values = [c.known.final(c.name, c.dtype).alias(c.name) for c in self.calls]
         return frame.select(*self.names, *values).select(*self.names, *(e.alias(n) for n, e in self.outputs))
 
     def ordered(self, frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -86,7 +92,7 @@ class Aggregated(Reduction):
 
     @property
     def any_order(self) -> bool:
-        return all(FUNCTIONS[c.function].kind == "exact" for c in self.grouping.calls)
+        return all(c.known.kind == "exact" for c in self.grouping.calls)
 
     def tests_early(self, columns: Columns) -> tuple[int, ...]:
         return self.grouping.tests_early(columns)
@@ -175,14 +181,16 @@ class Aggregate(Step):
                 if name in self.by[:i]:
                     problems.add(("by", i), f"{name!r} stands here twice", "remove one")
                 keys.append((name, schema[name]))
-        calls = dict[tuple[str, bytes], Call]()
+        calls = dict[tuple[str, float | None, bytes], Call]()
         mark = "~"  # states stand beside the keys: their names must not meet
         while any(name.startswith(mark) for name in self.by):
             mark += "~"
 
         columns, at = set(self.by), next(iter(self.by or schema), "")
 
-        def on_aggregate(function: str, argument: Typed | None, distinct: bool, where: pl.Expr | None) -> Typed:
+        def on_aggregate(
+            function: str, argument: Typed | None, distinct: bool, where: pl.Expr | None, part: float | None
+        ) -> Typed:
             if distinct and function not in ("min", "max"):
                 function += "_distinct"
                 if function not in FUNCTIONS:
@@ -206,8 +214,8 @@ class Aggregate(Step):
                 columns.add(at)
                 every = pl.col(at).is_null()
                 of = pl.when(every).then(of).otherwise(of)
-            key = (function, of.meta.serialize())
-            call = calls.setdefault(key, Call(function, of, argument.dtype, f"{mark}{len(calls)}"))
+            key = (function, part, of.meta.serialize())
+            call = calls.setdefault(key, Call(function, of, argument.dtype, f"{mark}{len(calls)}", part))
             return Typed(pl.col(call.name), result)
 
         outputs = list[tuple[str, pl.Expr]]()
@@ -226,7 +234,7 @@ class Aggregate(Step):
             return None
         reads = frozenset(columns)
         grouping = Grouping(tuple(keys), tuple(calls.values()), tuple(outputs))
-        if any(FUNCTIONS[c.function].kind == "rows" for c in grouping.calls):
+        if any(c.known.kind == "rows" for c in grouping.calls):
             return (AggregatedByKey if keys else AggregatedWhole)(out, grouping, reads)
         empty = pl.LazyFrame(schema={name: schema[name] for name in schema if name in columns})
         return Aggregated(out, dict(grouping.states(empty, careful=False).collect_schema()), grouping, reads)

@@ -16,7 +16,7 @@ from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.order import Order
 from pipelines.scan import Drawn
 from pipelines.source import Node
-from pipelines.types import NAMED, Schema
+from pipelines.types import NAMED, Schema, dtype_name
 
 Apply = Callable[[pl.LazyFrame], pl.LazyFrame]
 Columns = frozenset[str]
@@ -270,17 +270,39 @@ class Problems:
         self.add(path, f"unknown column {name!r}", did_you_mean(name, schema))
         return False
 
+    def keys(self, option: str, names: Sequence[str], schema: Schema) -> None:
+        """Columns by which rows are put together."""
+        for i, name in enumerate(names):
+            if self.column((option, i), name, schema):
+                if schema[name].is_nested():
+                    self.add((option, i), f"{dtype_name(schema[name])} cannot be a key", "choose another column")
+                if name in names[:i]:
+                    self.add((option, i), f"{name!r} stands here twice", "remove one")
+
+    def order(self, names: Sequence[str], descending: Sequence[str], schema: Schema) -> None:
+        """The options `order_by` and `descending`."""
+        for i, name in enumerate(names):
+            if self.column(("order_by", i), name, schema):
+                if schema[name].is_nested() or isinstance(schema[name], pl.Object):
+                    self.add(("order_by", i), f"{dtype_name(schema[name])} has no order", "choose another column")
+                if name in names[:i]:
+                    self.add(("order_by", i), f"{name!r} stands here twice", "remove one")
+        for i, name in enumerate(descending):
+            if name not in names:
+                self.add(("descending", i), f"{name!r} is not under `order_by`", f"order_by: {', '.join(names)}")
+
     def expression(
         self,
         path: tuple[str | int, ...],
         text: str,
         schema: Schema,
         on_aggregate: expressions.OnAggregate | None = None,
+        on_window: expressions.OnWindow | None = None,
     ) -> tuple[expressions.Typed, Columns] | None:
         """The expression bound to the input's types, and the columns it reads."""
         try:
             parsed = expressions.parse(text)
-            return parsed.bind(schema, on_aggregate), parsed.columns
+            return parsed.bind(schema, on_aggregate, on_window), parsed.columns
         except expressions.ExpressionError as error:
             self.add(path, str(error.message), error.remedy, error.offset)
             return None

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import polars as pl
+from pydantic import Field
+
+from pipelines.steps.base import Columns, Context, Problems, Reduction, Step, Texts
+from pipelines.types import Schema
+from pipelines.windows import Edge, Order
+
+
+@dataclass(frozen=True)
+class First(Reduction):
+    """The first rows of each group: those of the partitions' first rows."""
+
+    schema: Schema
+    by: tuple[str, ...]
+    order: Order
+    rows: int
+
+    @property
+    def state(self) -> Schema:  # type: ignore[override]
+        return self.schema
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return self.by
+
+    def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        if not self.by and not self.order.by:
+            return frame.head(self.rows)
+        return frame.filter(Edge(self.by, self.order, self.rows).mask)
+
+    combine = partial
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        down = [*(False for _ in self.by), *self.order.descending]
+        by = [*self.by, *self.order.by]
+        first = self.partial(frame)
+        return first.sort(by, descending=down, nulls_last=True, maintain_order=True) if by else first
+
+    def reads(self, wanted: Columns) -> Columns:
+        return wanted | frozenset((*self.by, *self.order.by))
+
+    def prune(self, wanted: Columns) -> First:
+        columns = self.reads(wanted)
+        return replace(self, schema={name: t for name, t in self.schema.items() if name in columns})
+
+
+class Top(Step):
+    """The first rows of each group in an order, as the three days with the largest volume of every symbol.
+
+    The result is sorted by `by`, then in that order. Rows that are equal in it stay in the table's order; NULL comes last.
+    """
+
+    kind = "top"
+    keeps_columns = True
+    example: ClassVar[str] = "top: {n: 3, by: [Symbol], order_by: [Volume], descending: [Volume]}"
+
+    n: int = Field(ge=1, le=2**31, description="How many rows of each group.")
+    by: Texts = Field(
+        [], description="The key columns. NULL is a key like any other. Without any, the table is one group."
+    )
+    order_by: Texts = Field(
+        [], description="The order in a group, the most important column first. Default: the table's order."
+    )
+    descending: Texts = Field([], description="Those of `order_by` in which large values come first.")
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> First | None:
+        problems.keys("by", self.by, schema)
+        problems.order(self.order_by, self.descending, schema)
+        if problems.issues:
+            return None
+        order = Order(tuple(self.order_by), tuple(name in self.descending for name in self.order_by))
+        return First(schema, tuple(self.by), order, self.n)

@@ -1,0 +1,154 @@
+"""fill, explode: against DuckDB, for any partitions."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from pipelines import ConfigError
+from pipelines.pipeline import load
+from tests.oracle import oracle
+from tests.test_top import options
+from tests.test_window import SCHEMA, answer, bound, over, tables
+
+KEYS = st.sampled_from([[], ["k"], ["g"], ["k", "b"]])
+ORDERS = st.sampled_from([[], ["d"], ["-d"], ["s", "-i"], ["-x"]])
+
+
+@settings(max_examples=40, deadline=None)
+@given(table=tables(), by=KEYS, order=ORDERS, limit=st.sampled_from([0, 1, 2]), given=st.booleans())
+def test_fill_equals_duckdb(table: pl.DataFrame, by: list[str], order: list[str], limit: int, given: bool) -> None:
+    values = {"y": "x", "m": "3", "t": "'2024-01-02'", "i": "-1"} if given else {}
+    made = answer(
+        table, kind="fill", forward=["y", "t", "m"], backward=["s", "y"], value=values, partition_by=by, limit=limit, **options(order)
+    )  # fmt: skip
+    rows = table.with_row_index("row")  # noqa: F841 - DuckDB reads it by its name
+    reach = limit or "UNBOUNDED"
+    before = over(by, order, f"ROWS BETWEEN {reach} PRECEDING AND CURRENT ROW")
+    after = over(by, order, f"ROWS BETWEEN CURRENT ROW AND {reach} FOLLOWING")
+    date = ", '2024-01-02'" if given else ""
+    sql = {
+        "y": f"coalesce(last_value(y ignore nulls) {before}, first_value(y ignore nulls) {after}{', x' if given else ''})",
+        "t": f"coalesce(last_value(t ignore nulls) {before}{date})",
+        "m": f"coalesce(last_value(m ignore nulls) {before}{', 3' if given else ''})",
+        "s": f"first_value(s ignore nulls) {after}",
+        "i": "coalesce(i, -1)" if given else "i",
+    }
+    select = ", ".join(f"{expression} as {name}" for name, expression in sql.items())
+    theirs = duckdb.sql(f"select * replace ({select}) from rows order by row").pl().drop("row")
+    assert_frame_equal(made, theirs.cast(dict(made.schema)), check_exact=True)
+    only = answer(table, kind="fill", value={"i": "-1", "x": "0", "k": "s || '?'"})
+    theirs = (
+        duckdb.sql(
+            "select * replace (coalesce(i, -1) as i, coalesce(x, 0) as x, coalesce(k, s || '?') as k) from rows order by row"
+        )
+        .pl()
+        .drop("row")
+    )
+    assert_frame_equal(only, theirs.cast(dict(only.schema)), check_exact=True)
+
+
+def test_what_fill_reads() -> None:
+    operation = bound(SCHEMA, "fill", forward=["y"], value={"y": "x", "i": "0"}, partition_by=["k"], order_by=["d"])
+    assert operation.placement == "by_key"
+    assert operation.reads(frozenset({"s"})) == {"k", "d", "s"}
+    assert operation.reads(frozenset({"y"})) == {"k", "d", "y", "x"}
+    assert bound(SCHEMA, "fill", backward=["y"]).placement == "gather"
+    constant = bound(SCHEMA, "fill", value={"y": "0"})
+    assert constant.placement == "anywhere"
+    assert constant.reads(frozenset({"y", "s"})) == {"y", "s"}
+
+
+LISTS = st.lists(st.none() | st.sampled_from([1.5, -0.0, math.nan, math.inf]), max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(st.tuples(st.none() | st.sampled_from(["a", "ü"]), st.none() | LISTS), max_size=20))
+def test_explode_equals_duckdb(rows: list[Any]) -> None:
+    table = pl.DataFrame(rows, schema={"k": pl.String(), "l": pl.List(pl.Float64)}, orient="row").with_row_index("row")
+    table_ = table  # noqa: F841 - DuckDB reads it by its name
+    dropped = answer(table, kind="explode", columns=["l"], empty="drop")
+    assert dropped.schema["l"] == pl.Float64
+    theirs = duckdb.sql("select row, k, unnest(l) as l from table_").pl().cast({"row": pl.UInt32, "l": pl.Float64})
+    assert_frame_equal(dropped, theirs.sort("row", maintain_order=True), check_exact=True)
+    kept = answer(table, kind="explode", columns=["l"])
+    alone = table.filter(pl.col("l").list.len().fill_null(0) == 0).with_columns(l=pl.lit(None, pl.Float64))
+    assert_frame_equal(kept, pl.concat([dropped, alone]).sort("row", maintain_order=True), check_exact=True)
+
+
+def test_texts_are_split() -> None:
+    table = pl.DataFrame({"s": ["a, b", "", None, "ü"], "i": [1, 2, 3, 4]})
+    rows = answer(table, kind="explode", columns=["s"], split=", ", empty="drop")
+    assert rows.rows() == [("a", 1), ("b", 1), ("", 2), ("ü", 4)]
+
+
+STEPS = [
+    "fill: {forward: [y], backward: [i], partition_by: k, order_by: d, limit: 2}",
+    "fill: {forward: [y], backward: y, value: {i: 0}}",
+    "fill: {value: {y: 0}}",
+    "explode: l",
+    "explode: {columns: k, split: '1'}",
+    "explode: {columns: [l, n], empty: drop}",
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_same_for_any_partitions(tmp_path: Path, step: str) -> None:
+    (tmp_path / "runs").mkdir()
+    table = pl.DataFrame(
+        {
+            "k": [f"{i * i % 7}" for i in range(2000)],
+            "d": [i * 37 % 200 for i in range(2000)],
+            "y": [None if i % 5 else i / 7 for i in range(2000)],
+            "i": [None if i % 3 else i for i in range(2000)],
+            "l": [None if i % 9 == 0 else [float(i)] * (i % 4) for i in range(2000)],
+            "n": [None if i % 9 == 0 else [str(i)] * (i % 4) for i in range(2000)],
+        }
+    )
+    table.write_parquet(tmp_path / "in.parquet", row_group_size=50)
+    for partitions in (1, 3, 16):
+        (tmp_path / "c.yaml").write_text(
+            f"steps:\n  t:\n    read: {{path: in.parquet, partitions: {partitions}}}\n  it:\n    {step}\n"
+            "  narrow:\n    select: [y]\n"
+        )
+        made = load(tmp_path / "c.yaml")
+        tables = oracle(made.plan())
+        assert_frame_equal(made.run("serial", head=10**6, to="it").outputs["it"].head, tables["it"], check_exact=True)
+        assert_frame_equal(made.run("serial", head=10**6).outputs["narrow"].head, tables["narrow"], check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("fill:", "names no column"),
+        ("fill: {forward: [z]}", "unknown column 'z'"),
+        ("fill: {forward: [k], partition_by: [k]}", "'k' is in `partition_by`"),
+        ("fill: {value: {i: 1.5}}", "the column is int64, which cannot hold this"),
+        ("fill: {value: {b: 300}}", "the column is int8, which cannot hold this"),
+        ("fill: {value: {i: k}}", "cannot fill int64 with string"),
+        ("fill: {value: {k: unknown}}", "text stands in single quotes: 'unknown'"),
+        ("fill: {value: {z: 0}}", "unknown column 'z'"),
+        ("fill: {forward: [i], descending: [i]}", "'i' is not under `order_by`"),
+        ("fill: {forward: [i], limit: -1}", "`limit` must be at least 0"),
+        ("explode: i", "'i' is int64, not a list"),
+        ("explode: [l, l]", "'l' stands here twice"),
+        ("explode: {columns: i, split: a}", "'i' is int64, not text"),
+        ("explode: {columns: k, split: ''}", "`split` must"),
+        ("explode: {columns: l, empty: some}", "`empty` must be"),
+    ],
+)
+def test_mistakes(tmp_path: Path, step: str, said: str) -> None:
+    table = pl.DataFrame({"k": ["a"], "i": [1], "b": pl.Series([1], dtype=pl.Int8), "l": [[1]]})
+    table.write_parquet(tmp_path / "in.parquet")
+    (tmp_path / "c.yaml").write_text(f"steps:\n  t:\n    read: in.parquet\n  it:\n    {step}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "c.yaml").plan()
+    assert said in str(caught.value)
