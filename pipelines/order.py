@@ -19,6 +19,12 @@ class Order:
     def __call__(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.sort(self.by, descending=list(self.descending) or False, nulls_last=True, maintain_order=True)
 
+    def sorted(self, value: pl.Expr) -> pl.Expr:
+        """An expression's values in the order of the rows that they stand in."""
+        if not self.by:
+            return value
+        return value.sort_by(self.by, descending=list(self.descending) or False, nulls_last=True, maintain_order=True)
+
     def points(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The keys as values that Python compares as Polars sorts them."""
         return frame.select(_comparable(pl.col(name), frame.schema[name]) for name in self.by)

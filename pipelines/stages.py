@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import polars as pl
 
 from pipelines import passes
+from pipelines.estimates import Estimate, estimate, shrinks
 from pipelines.order import Order
 from pipelines.passes import Layout
 from pipelines.plan import Node, Plan, digest
@@ -21,6 +24,10 @@ _PART, _MOST = 48 << 20, 4096
 """Behind an exchange: about so many bytes in a partition, and at most so many partitions."""
 _BROADCAST = 32 << 20
 """A side of a join of up to so many bytes is given whole to every partition of the other."""
+_SMALL = 16 << 20
+"""Of so few bytes of input nothing is estimated: whatever they become, it fits in one partition."""
+_SHRUNK = 0.25
+"""Partial results pay when there are at most so many of them for each row."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,7 @@ class _Cutter:
     consumers: Mapping[str, int]
     number: str
     """A name that no column has."""
-    sizes: Callable[[str], Size]
+    estimates: Callable[[], Mapping[str, Estimate]]
     open: dict[str, Chains] = field(default_factory=dict)
     closed: dict[str, tuple[Stage, ...]] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
@@ -248,10 +255,23 @@ class _Cutter:
         link = Link(self.spread((chain,)), Exchange("range", order=order))
         return replace(_after(chain.steps[-1:], link, chain.count), program=(order,), schema=schema)
 
+    def size(self, name: str) -> float:
+        """Bytes of a step's table, as far as its columns are read."""
+        if self.input_bytes <= _SMALL:
+            return 0.0
+        found = self.estimates()[name]
+        return found.rows * found.width(self.wanted[name])
+
     def parts(self, *names: str) -> int:
         """How many partitions hold these tables."""
-        size = sum(self.sizes(name) for name in names)
+        size = sum(self.size(name) for name in names)
         return self.layout.partitions or max(1, min(_MOST, math.ceil(size / _PART)))
+
+    @cached_property
+    def input_bytes(self) -> int:
+        """Of all sources that the targets need."""
+        nodes = self.plan.upstream(self.targets)
+        return sum(node.bound.bytes for node in nodes if isinstance(node.bound, Input))
 
     def chains(self, node: Node) -> Chains:
         wanted = self.wanted[node.name]
@@ -372,7 +392,7 @@ class _Cutter:
         elif joining.broadcast is not None:
             whole = joining.broadcast
         else:
-            whole = "broadcast" in self.layout.passes and self.sizes(names[1]) <= _BROADCAST
+            whole = "broadcast" in self.layout.passes and self.size(names[1]) <= _BROADCAST
         if whole or (alone and sum(chain.count for chain in other) == 1):
             stages = self.spread(self.settled(other))
             self.notes.append(("broadcast", f"{node.name}: every partition of {names[0]} gets the whole of {names[1]}"))
@@ -407,7 +427,9 @@ class _Cutter:
 
     def shrinks(self, node: Node, operation: Reduction, partitions: int) -> bool:
         """Whether partial results are much smaller than what they are made of."""
-        return False
+        if self.input_bytes <= _SMALL:
+            return True
+        return shrinks(self.estimates()[node.inputs[0]], operation.groups, partitions) <= _SHRUNK
 
     def sink(self, node: Node) -> tuple[Stage, ...]:
         assert isinstance(node.bound, Output)
@@ -419,9 +441,6 @@ class _Cutter:
     def ending(self, chain: _Chain, node: Node, output: Output) -> Stage:
         steps = (*(name for name in chain.steps if name != node.name), node.name)
         return replace(chain, steps=steps, token=digest(chain.token, node.identity)).close(sink=output)
-
-
-Size = float
 
 
 @dataclass(frozen=True)
@@ -497,8 +516,8 @@ def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None)
         for name in node.inputs:
             consumers[name] += 1
     number = max((name for node in nodes for name in node.schema), key=len, default="") + "~"
-    sizes = _sizes(nodes)
-    cutter = _Cutter(plan, targets, layout, wanted, ordered, consumers, number, sizes.__getitem__)
+    estimates = functools.cache(lambda: estimate(plan, targets))
+    cutter = _Cutter(plan, targets, layout, wanted, ordered, consumers, number, estimates)
     tables = dict[str, tuple[Stage, ...]]()
     for node in nodes:
         if node.role == "sink":
@@ -508,14 +527,6 @@ def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None)
         if node.name in targets or node.checkpoint:
             tables[node.name] = cutter.table(node.name)
     return Staged(plan, targets, tuple(cutter.stages), tables, (*notes, *cutter.notes))
-
-
-def _sizes(nodes: list[Node]) -> dict[str, Size]:
-    found = dict[str, Size]()
-    for node in nodes:
-        own = node.bound.bytes if isinstance(node.bound, Input) else 0
-        found[node.name] = own + sum(found[name] for name in node.inputs)
-    return found
 
 
 def needed(stages: Iterable[Stage], kept: Collection[Stage] = ()) -> list[Stage]:
