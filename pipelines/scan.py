@@ -36,6 +36,7 @@ from pipelines.types import dtype_name
 _CSV, _PARQUET, _PACKED = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".gz", ".zst", ".bz2", ".xz")
 _SAMPLE_BYTES, _SAMPLE_FILES, _FILES_PER_PARTITION = 1 << 16, 16, 32
 _BLOCK = 1 << 24
+_QUOTED_BLOCK = 1 << 20  # of which a few arrays are made
 _CUT = 30 << 20
 """About so many bytes of a large CSV make a partition: they are read into memory, and up to 32 MiB glibc keeps freed blocks.
 Larger ones are zeroed anew by the kernel each time, which takes up to as long as parsing them."""
@@ -215,6 +216,8 @@ class Source:
             if len(names) == 1 and not header and source[:1] in (b"\n", b"\r"):
                 # Polars takes no types from a blank first line: to it that is a file without columns.
                 source, header = _header_line(names, self.csv) + source, True
+        if any(types[c] == pl.String for c in names if c in wanted):
+            self._check_quotes(piece, source if isinstance(source, bytes) else None)
         self._check_dates(piece, [c for c in names if c in wanted], source if isinstance(source, bytes) else None)
         if len(names) == 1 or self.csv.ragged is None:
             frame = self._polars(source, types, header=header)
@@ -229,6 +232,38 @@ class Source:
         return frame.with_columns(
             self._parse(c, formats[c], strict=True) for c in wanted if c in formats and c in names
         )
+
+    def _stray(self, body: bytes) -> int | None:
+        """Where the first quote stands that readers take differently."""
+        quote = _byte(self.csv.quote or "")
+        return next(_strays(body, self.csv), None) if quote and quote in body else None
+
+    def _check_quotes(self, piece: Piece, raw: bytes | None) -> None:
+        """Raises DataError where texts would lose quotes, or be cut within them."""
+        quote = _byte(self.csv.quote or "")
+        with contextlib.ExitStack() as stack:
+            text: bytes | mmap.mmap
+            if raw is None:
+                file = stack.enter_context(open(piece.path, "rb"))
+                text = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            else:
+                text = raw
+            if not quote or text.find(quote) < 0:
+                return
+            first = _header_end(text[: 1 << 20], self.csv) if piece.start == 0 else 0
+            stray = next(_strays(text, self.csv, first), None)
+        if stray is not None:
+            body = self._body(piece)
+            at = self._stray(body)
+            raise DataError(self._stray_issue(piece, body, stray - first if at is None else at))
+
+    def _stray_issue(self, piece: Piece, body: bytes, at: int) -> Issue:
+        begin = body.rfind(b"\n", 0, at) + 1
+        index = _unquoted(body[:begin], self.csv).count(b"\n") if begin else 0
+        column = _unquoted(body[begin:at], self.csv).count(_byte(self.csv.separator))
+        issue = self._quote_issue(piece, (index, column))
+        assert issue is not None
+        return issue
 
     def _check_dates(self, piece: Piece, columns: Sequence[str], raw: bytes | None) -> None:
         """Raises DataError where dates are not as in ISO 8601.
@@ -296,6 +331,15 @@ class Source:
             fields = pl.Series("n", counts)
             said = pl.format("{} fields, expected {}", fields, pl.lit(len(names)))
             reasons = fields.to_frame().select(pl.when(ragged).then(said).otherwise(reasons).alias("reason"))["reason"]
+        if self._stray(body) is not None:
+            import numpy as np
+
+            marks = np.zeros(len(counts), bool)
+            marks[np.searchsorted(ends, list(_strays(body, self.csv)))] = True
+            stray = pl.Series("n", marks)
+            bad.append(stray)
+            said = pl.when(pl.col("n")).then(pl.lit("a stray quote")).otherwise(reasons).alias("reason")
+            reasons = stray.to_frame().select(said)["reason"]
         out = functools.reduce(operator.or_, bad)
         if self.rejects is not None and (at := out.arg_true()).len():
             before = self._row(piece, 0)
@@ -371,9 +415,11 @@ class Source:
         def check(odd: pl.Series) -> pl.Series:
             nonlocal counted
             if odd.any():
-                with lock:
-                    if not counted and self._ragged(self._body(piece), len(self._names(piece))):
-                        raise _OddRows("a row has too few or too many fields")
+                with lock:  # no Polars in here: its threads would wait for one another
+                    if not counted:
+                        body = self._body(piece)
+                        if self._ragged(body, len(self._names(piece))) or self._stray(body):
+                            raise _OddRows("a row has too few or too many fields")
                     counted = True
             return pl.Series([True]).new_from_index(0, len(odd))
 
@@ -451,6 +497,8 @@ class Source:
             )
         if not body:
             return None
+        if (stray := self._stray(body)) is not None:
+            return self._stray_issue(piece, body, stray)
         odd = _odd_quote(body, self.csv)
         try:
             # The same parser says what it refuses, so that no other value is blamed.
@@ -733,6 +781,58 @@ def _unquoted(body: bytes, csv: Csv) -> bytes:
     return body if body.endswith(b"\n") or not body else body + b"\n"
 
 
+def _strays(text: bytes | mmap.mmap, csv: Csv, start: int = 0) -> Iterator[int]:
+    """Where quotes stand that readers take differently: in an unquoted field around a separator or a line end, or
+    undoubled in a quoted one. Polars splits the first kind at the separator, and drops quotes of the second.
+
+    `5" or 6"` is let pass: all read it alike.
+    """
+    import numpy as np
+
+    if not csv.quote:
+        return
+    quote, separator = _byte(csv.quote), _byte(csv.separator)
+    size = _QUOTED_BLOCK
+    while start < len(text):
+        block = text[start : start + size]
+        codes = np.frombuffer(block, np.uint8)
+        quotes = codes == ord(quote)
+        places = np.flatnonzero(quotes)
+        if start + size < len(text):  # up to the last line end outside quotes
+            stop, before = block.rfind(b"\n"), 0
+            while stop >= 0 and (before := int(np.searchsorted(places, stop))) % 2:
+                stop = block.rfind(b"\n", 0, int(places[before - 1]))
+            if stop < 0:  # a very long row
+                size *= 2
+                continue
+            block, codes, quotes, places = block[: stop + 1], codes[: stop + 1], quotes[: stop + 1], places[:before]
+        edges = quotes | (codes == ord("\n")) | (codes == ord(separator))
+        odd = len(places) and (
+            not edges[places[2::2] - 1].all()
+            or not edges[max(int(places[0]) - 1, 0)]
+            or not (edges | (codes == ord("\r")))[np.minimum(places[1::2] + 1, len(block) - 1)].all()
+        )
+        if odd:  # rare; which of them matter takes longer to say
+            opens, closes = places[0::2], places[1::2]
+            again = np.zeros(len(opens), bool)  # does it double the quote before?
+            again[1:] = opens[1:] == closes[: len(opens) - 1] + 1
+            inside = (opens > 0) & ~again & ~np.isin(codes[opens - 1], (ord("\n"), ord(separator)))
+            after = codes[np.minimum(closes + 1, len(block) - 1)]
+            ended = np.isin(after, (ord("\n"), ord("\r"), ord(separator))) | (closes + 1 == len(block))
+            ended[: len(opens) - 1] |= again[1:]
+            first = np.maximum.accumulate(np.where(again, 0, np.arange(len(opens))))  # of a run of doubled ones
+            doubtful = inside[first]
+            doubtful[: len(closes)] |= ~ended
+            for i in np.flatnonzero(doubtful).tolist():
+                if not inside[first[i]]:
+                    yield start + int(closes[i])
+                elif i < len(closes):
+                    quoted = block[opens[i] : closes[i]]
+                    if b"\n" in quoted or separator in quoted:
+                        yield start + int(opens[i])
+        start, size = start + len(block), _QUOTED_BLOCK
+
+
 def _odd_quote(body: bytes, csv: Csv) -> tuple[int, int] | None:
     """(Row, field), from 0, of the first field with a quote where none can be."""
     if not csv.quote or _byte(csv.quote) not in body:
@@ -795,6 +895,15 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
         what = f"{_name(path, root)}: its lines end in carriage returns only"
         raise DataError(Issue(what, "convert it: tr '\\r' '\\n' < old.csv > new.csv"))
     end = _header_end(raw, csv)
+    quote = _byte(csv.quote or "")
+    if csv.header and quote in raw[:end] and quote:
+        header = raw[:end].removeprefix(codecs.BOM_UTF8)
+        if header.count(quote) % 2 or next(_strays(header, csv), None) is not None:
+            what = f"{_name(path, root)}: the header has a stray quote, or one that is never closed"
+            raise DataError(Issue(what, "double the quotes within a quoted name"))
+    if raw[:end].endswith(b"\r\r\n"):
+        what = f"{_name(path, root)}: its lines end in two carriage returns and a line feed"
+        raise DataError(Issue(what, "convert it: tr -d '\\r' < old.csv > new.csv"))
     try:
         first = raw[: end if csv.header else _header_end(raw, replace(csv, header=True))].decode("utf-8-sig")
     except UnicodeDecodeError as e:

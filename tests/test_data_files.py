@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines import scan
 from pipelines.cli import main
 from pipelines.errors import DataError, PipelineError
 from pipelines.pipeline import load
@@ -133,6 +134,15 @@ CASES: dict[str, tuple[Files, str, list[Any] | str]] = {
     "two stray quotes in a row": (one('a,b\n1,5" or 6"\n2,y\n'), "", [(1, '5" or 6"'), (2, "y")]),
     "two stray quotes in two rows": (one('a,b\n1,5" disk\n2,y\n3,6" disk\n4,z\n'), "", r"x\.csv: row 1, column 'b': a stray quote"),
     "two stray quotes, no last separator": (one('b,a\n5" disk,1\ny,2\n6" disk,3\nz,4\n'), "", r"x\.csv: row 1, column 'b': a stray quote"),
+    "a blank before a quoted separator": (one('a,b\n1,x\n2, "y,z"\n'), "", r"x\.csv: row 2, column 'b': a stray quote"),
+    "a quoted separator that makes up for a field": (one('a,b,c\n1,x,2\n2, "y,z"\n'), "", r"x\.csv: row 2, column 'b': a stray quote"),
+    "a blank before quotes, dropped": (one('a,b\n1,x\n2,"y\\"z\\""\n3,u\n'), "bad_rows: drop", [(1, "x"), (3, "u")]),
+    "quotes after backslashes": (one('a,b\n1,"he said \\"yes\\""\n2,y\n'), "", r"x\.csv: row 1, column 'b': a stray quote"),
+    "single quotes within quotes": (one('a,b\n1,x\n2,"y"z"u"\n'), "partitions: 2", r"x\.csv: row 2, column 'b': a stray quote"),
+    "quotes alone": (one('a,b\n1,""""\n2,""""""\n3,"""x"""\n4,""\n'), "", [(1, '"'), (2, '""'), (3, '"x"'), (4, "")]),
+    "a stray quote in the header": (one('a"b,c\n1,x\n2,y\n'), "", r"x\.csv: the header has a stray quote"),
+    "a name whose quote is not closed": (one('a,"b\n1,x\n2,y\n'), "", r"x\.csv: the header has a stray quote"),
+    "line ends converted twice": (one("a,b\r\r\n1,x\r\r\n"), "", r"x\.csv: its lines end in two carriage returns"),
     "text after a quoted field": (one('a,b\n1,"x"y\n2,z\n'), "", r"x\.csv: row 1, column 'b': a stray quote"),
     "a quote in a name": (one('"a ""b""",c\n1,x\n'), "", [(1, "x")]),
     "a newline in a name": (one('"a\nb",c\n1,x\n'), "partitions: 2", [(1, "x")]),
@@ -205,6 +215,14 @@ def test_bad_rows_are_left_out_whatever_is_read(tmp_path: Path, executor: str, k
             table = pl.read_csv(kept)
             assert table.select("file", "row").rows() == BAD_ROWS
             assert table["text"].to_list() == BAD_TEXTS
+
+
+def test_stray_quotes_are_found_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ['a, "b\n,c"\nd,"e"f"\n', '"a""b","c"\n5" or 6"\n', ' "x\ny"\n"z"\n"u"v"', '"\n\n""",1\n,"a"b,"c"\n']
+    for text, expected in zip(texts, [[3, 14], [], [1, 13], [12]], strict=True):
+        for size in (1, 3, 8, 1 << 20):
+            monkeypatch.setattr(scan, "_QUOTED_BLOCK", size)
+            assert list(scan._strays(text.encode(), scan.Csv())) == expected
 
 
 @pytest.mark.parametrize("name", ["a late float", "truncated gzip", "one day first", "two stray quotes in two rows"])
