@@ -40,6 +40,7 @@ _SAMPLE_BYTES, _SAMPLE_FILES, _FILES_PER_PARTITION = 1 << 16, 16, 32
 _ROWS, _ROWS_BYTES, _PLACES = 20_000, 1 << 22, 48
 """Estimates: about so many rows are looked at, of up to so many bytes, at so many places."""
 _BLOCK = 1 << 24
+_QUOTED_BLOCK = 1 << 20  # of which a few arrays are made
 _CUT = 30 << 20
 """About so many bytes of a large CSV make a partition: they are read into memory, and up to 32 MiB glibc keeps freed blocks.
 Larger ones are zeroed anew by the kernel each time, which takes up to as long as parsing them."""
@@ -344,10 +345,10 @@ class Source:
         """The columns that are read as text and parsed; of dates: their format.
 
         Not every date column: that costs a third more (see `_check_dates`). With decimal commas every number that has
-        some: Polars would also take 1.234, which then means a thousand or is a mistake.
+        some: Polars would also take 1.234, which then means a thousand or is a mistake. Decimals: it would round them.
         """
         commas = self.csv.decimal == ","
-        numbers = {c: None for c, t in self.schema.items() if commas and (t.is_float() or t.is_decimal())}
+        numbers = {c: None for c, t in self.schema.items() if (commas and t.is_float()) or t.is_decimal()}
         return {**numbers, **dict(self.csv.dates)}
 
     def _scan_csv(self, piece: Piece, wanted: Sequence[str]) -> pl.LazyFrame:
@@ -373,20 +374,59 @@ class Source:
             if len(names) == 1 and not header and source[:1] in (b"\n", b"\r"):
                 # Polars takes no types from a blank first line: to it that is a file without columns.
                 source, header = _header_line(names, self.csv) + source, True
+        if any(types[c] == pl.String for c in names if c in wanted):
+            self._check_quotes(piece, source if isinstance(source, bytes) else None)
         self._check_dates(piece, [c for c in names if c in wanted], source if isinstance(source, bytes) else None)
-        if len(names) == 1 or self.csv.ragged is None:
+        # what Polars makes of numbers beyond the type
+        infinite = [pl.col(c).is_infinite() for c in names if types[c].is_float()]
+        if self.csv.ragged is None:
             frame = self._polars(source, types, header=header)
+            odd = functools.reduce(operator.or_, infinite) if infinite else None
         else:
             # One column more than there is: what is in it was too much. As an elementwise predicate the check is pushed
             # into the reader, before any row is dropped; it costs the reading of the last column.
             more = max(names, key=len) + "~"
             frame = self._polars(source, {**types, more: pl.String()}, header=header)
-            odd = pl.col(names[-1]).is_null() | pl.col(more).is_not_null()
-            check = odd.map_batches(self._checker(piece), return_dtype=pl.Boolean(), is_elementwise=True)
-            frame = frame.filter(check)
+            ragged = pl.col(names[-1]).is_null() | pl.col(more).is_not_null()
+            odd = functools.reduce(operator.or_, infinite, ragged)
+        if odd is not None:
+            check = self._checker(piece, [c for c in names if types[c].is_float()])
+            frame = frame.filter(odd.map_batches(check, return_dtype=pl.Boolean(), is_elementwise=True))
         return frame.with_columns(
             self._parse(c, formats[c], strict=True) for c in wanted if c in formats and c in names
         )
+
+    def _stray(self, body: bytes) -> int | None:
+        """Where the first quote stands that readers take differently."""
+        quote = _byte(self.csv.quote or "")
+        return next(_strays(body, self.csv), None) if quote and quote in body else None
+
+    def _check_quotes(self, piece: Piece, raw: bytes | None) -> None:
+        """Raises DataError where texts would lose quotes, or be cut within them."""
+        quote = _byte(self.csv.quote or "")
+        with contextlib.ExitStack() as stack:
+            text: bytes | mmap.mmap
+            if raw is None:
+                file = stack.enter_context(open(piece.path, "rb"))
+                text = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            else:
+                text = raw
+            if not quote or text.find(quote) < 0:
+                return
+            first = _header_end(text[: 1 << 20], self.csv) if piece.start == 0 else 0
+            stray = next(_strays(text, self.csv, first), None)
+        if stray is not None:
+            body = self._body(piece)
+            at = self._stray(body)
+            raise DataError(self._stray_issue(piece, body, stray - first if at is None else at))
+
+    def _stray_issue(self, piece: Piece, body: bytes, at: int) -> Issue:
+        begin = body.rfind(b"\n", 0, at) + 1
+        index = _unquoted(body[:begin], self.csv).count(b"\n") if begin else 0
+        column = _unquoted(body[begin:at], self.csv).count(_byte(self.csv.separator))
+        issue = self._quote_issue(piece, (index, column))
+        assert issue is not None
+        return issue
 
     def _check_dates(self, piece: Piece, columns: Sequence[str], raw: bytes | None) -> None:
         """Raises DataError where dates are not as in ISO 8601.
@@ -394,31 +434,36 @@ class Source:
         Polars guesses their order in each chunk that it reads, from the chunk's first value, and refuses the chunk's other
         values when they differ. So what changes its order within a piece is refused; a few lines tell the rest.
         """
-        dates = {
-            c: _ISO[type(self.schema[c])] for c in columns if type(self.schema[c]) in _ISO and c not in self._formats()
-        }
+        formats = self._formats()
+        dates = {c: p for c in columns if c not in formats and (p := _iso(self.schema[c]))}
         if not dates or self.csv.bad_rows != "error":
             return
-        fields = [(self._names(piece).index(c), pattern) for c, pattern in dates.items()]
+        fields = {self._names(piece).index(c): c for c in dates}
         nulls = {"", *self.csv.null_values}
         with contextlib.ExitStack() as stack:
             if raw is None:
                 file = stack.enter_context(open(piece.path, "rb"))
                 raw = cast(bytes, stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
             first = _header_end(raw[: 1 << 20], self.csv) if piece.start == 0 else 0
-            for at in range(first, len(raw), max(4096, len(raw) // 16)):
+            step = max(4096, len(raw) // 16)
+            for at in range(first, len(raw), step):
                 begin = first if at == first else raw.find(b"\n", at) + 1
-                end = raw.find(b"\n", begin) if begin else -1
-                if (begin == 0 and at != first) or end < 0:
-                    break
-                line = raw[begin:end].decode(errors="replace").rstrip("\r")
-                values = next(_reader([line], self.csv), [])
-                if any(i < len(values) and values[i] not in nulls and not p.fullmatch(values[i]) for i, p in fields):
-                    if self._odd_date(piece, dates, raw[first:]):
-                        raise self.diagnose((piece,), list(dates), _OddRows()) or _OddRows(
-                            "a date is not as in ISO 8601"
-                        )
-                    return
+                end = raw.find(b"\n", begin) if begin or at == first else -1
+                waiting = set(dates)
+                while end >= 0:
+                    line = raw[begin:end].decode(errors="replace").rstrip("\r")
+                    values = next(_reader([line], self.csv), [])
+                    given = {c: values[i] for i, c in fields.items() if i < len(values) and values[i] not in nulls}
+                    if any(not dates[c].fullmatch(value) for c, value in given.items()):
+                        if self._odd_date(piece, dates, raw[first:]):
+                            raise self.diagnose((piece,), list(dates), _OddRows()) or _OddRows(
+                                "a date is not as in ISO 8601"
+                            )
+                        return
+                    waiting -= given.keys()
+                    begin, end = end + 1, raw.find(b"\n", end + 1)
+                    if at != first or not waiting or begin > first + step:  # Polars goes by a chunk's first value
+                        break
 
     def _odd_date(self, piece: Piece, dates: Mapping[str, re.Pattern[str]], body: bytes) -> tuple[int, str, str] | None:
         """(Index, column, value) of the first value that is no ISO date."""
@@ -429,7 +474,7 @@ class Source:
         texts = frame.collect(engine="in-memory")
         found: tuple[int, str, str] | None = None
         for name, pattern in dates.items():
-            odd = texts[name].is_not_null() & ~texts[name].str.contains(f"^(?:{pattern.pattern})$")
+            odd = texts[name].is_not_null() & ~texts[name].str.contains(f"^(?:{pattern.pattern})?$")
             if (at := odd.arg_true()).len() and (found is None or at[0] < found[0]):
                 found = at[0], name, texts[name][at[0]]
         return found
@@ -454,6 +499,15 @@ class Source:
             fields = pl.Series("n", counts)
             said = pl.format("{} fields, expected {}", fields, pl.lit(len(names)))
             reasons = fields.to_frame().select(pl.when(ragged).then(said).otherwise(reasons).alias("reason"))["reason"]
+        if self._stray(body) is not None:
+            import numpy as np
+
+            marks = np.zeros(len(counts), bool)
+            marks[np.searchsorted(ends, list(_strays(body, self.csv)))] = True
+            stray = pl.Series("n", marks)
+            bad.append(stray)
+            said = pl.when(pl.col("n")).then(pl.lit("a stray quote")).otherwise(reasons).alias("reason")
+            reasons = stray.to_frame().select(said)["reason"]
         out = functools.reduce(operator.or_, bad)
         if self.rejects is not None and (at := out.arg_true()).len():
             before = self._row(piece, 0)
@@ -474,25 +528,45 @@ class Source:
         names, formats = self._names(piece), self._formats()
         text = _header_line(names, self.csv) + body
         strings = dict.fromkeys(names, pl.String())
-        typed = {c: strings[c] if c in formats else self.schema[c] for c in names}
+        times = [c for c in names if self.schema[c] == pl.Time and c not in formats]  # errors in these are not ignored
+        typed = {c: strings[c] if c in formats or c in times else self.schema[c] for c in names}
         texts = self._polars(text, strings, header=True, ragged=True).collect(engine="in-memory")
         frame = self._polars(text, typed, header=True, ragged=True, ignore_errors=True)
-        parsed = frame.with_columns(self._parse(c, formats[c], strict=False) for c in names if c in formats)
+        parsed = frame.with_columns(
+            *(self._parse(c, formats[c], strict=False) for c in names if c in formats),
+            *(
+                pl.coalesce(pl.col(c).str.strptime(pl.Time(), form, strict=False) for form in ("%H:%M:%S%.f", "%H:%M"))
+                for c in times
+            ),
+        )
         return texts, parsed.collect(engine="in-memory")
 
     def _lost(self, column: str, texts: pl.DataFrame, values: pl.DataFrame) -> pl.Series:
         """Where the text is not what the column's type takes."""
         lost = values[column].is_null() & texts[column].is_not_null()
-        pattern = _ISO.get(type(self.schema[column])) if column not in self._formats() else None
+        if self.schema[column] != pl.String:
+            lost &= texts[column] != ""
+        if self.schema[column].is_float():  # a number beyond the type
+            lost |= values[column].is_infinite() & texts[column].str.contains(r"\d")
+        pattern = _iso(self.schema[column]) if column not in self._formats() else None
         if pattern is not None:
-            lost |= texts[column].is_not_null() & ~texts[column].str.contains(f"^(?:{pattern.pattern})$")
+            lost |= texts[column].is_not_null() & ~texts[column].str.contains(f"^(?:{pattern.pattern})?$")
         return lost
 
     def _parse(self, column: str, form: str | None, *, strict: bool) -> pl.Expr:
-        if form is None:
-            swapped = pl.col(column).str.replace_all(".", "?", literal=True).str.replace_all(",", ".", literal=True)
-            return swapped.cast(self.schema[column], strict=strict)
-        return pl.col(column).str.strptime(self.schema[column], form, strict=strict)  # type: ignore[arg-type]
+        dtype, text = self.schema[column], pl.col(column)
+        text = pl.when(text != "").then(text)  # a quoted empty field is NULL, as Polars has it for other types
+        if form is not None:
+            return text.str.strptime(dtype, form, strict=strict)  # type: ignore[arg-type]
+        if self.csv.decimal == ",":
+            text = text.str.replace_all(".", "?", literal=True).str.replace_all(",", ".", literal=True)
+        if isinstance(dtype, pl.Decimal):  # without digits beyond the scale, which the cast would round away
+            exact = text.str.contains(rf"^ *[-+]?\d*(\.\d{{0,{dtype.scale}}}0*)?$")
+            text = pl.when(exact).then(text.str.strip_chars_start(" ")).otherwise("?" + text)
+        if dtype.is_float():
+            beyond = text.str.contains(r"\d") & text.cast(dtype, strict=False).is_infinite()
+            text = pl.when(beyond).then("?" + text).otherwise(text)
+        return text.cast(dtype, strict=strict).alias(column)
 
     def _polars(
         self,
@@ -519,23 +593,46 @@ class Source:
             glob=False,
         )
 
-    def _checker(self, piece: Piece) -> Callable[[pl.Series], pl.Series]:
+    def _checker(self, piece: Piece, floats: Sequence[str]) -> Callable[[pl.Series], pl.Series]:
         """A predicate that is always true, unless the piece has a row with too few or too many fields: then it raises.
 
-        Polars fills short rows with nulls, so only a null in the last column makes an exact count necessary.
+        Polars fills short rows with nulls, so only a null in the last column makes an exact count necessary; and numbers
+        beyond the type are infinite, so only an infinity makes a look at the texts necessary.
         """
         lock, counted = threading.Lock(), False
 
         def check(odd: pl.Series) -> pl.Series:
             nonlocal counted
             if odd.any():
-                with lock:
-                    if not counted and self._ragged(self._body(piece), len(self._names(piece))):
-                        raise _OddRows("a row has too few or too many fields")
+                with lock:  # no Polars in here: its threads would wait for one another
+                    if not counted:
+                        body = self._body(piece)
+                        if self.csv.ragged is not None and (
+                            self._ragged(body, len(self._names(piece))) or self._stray(body) is not None
+                        ):
+                            raise _OddRows("a row has too few or too many fields")
+                        if floats and self._beyond(piece, body, floats):
+                            raise _OddRows("a number is too large for its type")
                     counted = True
             return pl.Series([True]).new_from_index(0, len(odd))
 
         return check
+
+    def _beyond(self, piece: Piece, body: bytes, floats: Sequence[str]) -> bool:
+        """Is there a number beyond its type in these columns?"""
+        if not re.search(rb"[eE]\+?\d\d|\d{38}", body):
+            return False
+        indexes = [(self._names(piece).index(c), self.schema[c]) for c in floats]
+        for row in _reader(io.StringIO(body.decode(), newline=""), self.csv):
+            for i, dtype in indexes:
+                if i < len(row) and re.search(r"\d", row[i]) and row[i] not in self.csv.null_values:
+                    try:
+                        number = abs(float(row[i]))
+                    except ValueError:
+                        continue  # Polars says so
+                    if number > (3.4028235677973366e38 if dtype == pl.Float32 else 1.7976931348623157e308):
+                        return True
+        return False
 
     def _is_plain(self, piece: Piece) -> bool:
         """Can Polars read it from the disk itself? Packed files are unpacked here, once: dates are looked at too."""
@@ -609,6 +706,8 @@ class Source:
             )
         if not body:
             return None
+        if (stray := self._stray(body)) is not None:
+            return self._stray_issue(piece, body, stray)
         odd = _odd_quote(body, self.csv)
         try:
             # The same parser says what it refuses, so that no other value is blamed.
@@ -626,10 +725,13 @@ class Source:
         value, dtype = texts[c][at], dtype_name(self.schema[c])
         if form := dict(self.csv.dates).get(c):
             what, remedy = f"{value!r} does not match {form!r}", f"correct the format in `dates: {{{c}: ...}}`"
-        elif type(self.schema[c]) in _ISO:
+        elif isinstance(self.schema[c], pl.Datetime) and bool(_ZONED.fullmatch(value)) == ("," not in dtype):
+            what = f"{value!r} is not {dtype}: " + ("it has no offset" if "," in dtype else "an offset is not dropped")
+            remedy = f"declare `dtypes: {{{c}: " + ("datetime}`" if "," in dtype else '"datetime[us,UTC]"}`')
+        elif _iso(self.schema[c]):
             what, remedy = f"{value!r} is not {dtype}", f"give the format in `dates: {{{c}: ...}}`"
         else:
-            likely = "float64" if re.fullmatch(r"\s*-?\d+\.\d*", value) and "int" in dtype else "string"
+            likely = "float64" if "int" in dtype and re.fullmatch(r"\s*-?\d+\.\d*", value) else "string"
             what, remedy = f"{value!r} is not {dtype}", f"declare `dtypes: {{{c}: {likely}}}`"
         return Issue(
             f"{name}: row {self._row(piece, at)}, column {c!r}: {what}",
@@ -714,8 +816,11 @@ def discover(
         names = _agreed(columns, infos, root, csv.missing)
         _known("dtypes", dtypes, names)
         _known("dates", dict(csv.dates), names)
-        timed = {c: pl.Datetime("us") if re.search("%[HIMSTRXcsfpkl+.]", f) else pl.Date() for c, f in csv.dates}
-        given = {**timed, **dtypes}
+        given = {**{c: _dated(c, f, dtypes.get(c)) for c, f in csv.dates}, **dtypes}
+        for c, t in given.items():
+            if isinstance(t, pl.Duration | pl.Binary):
+                what = f"{dtype_name(t)} cannot be read from CSV"
+                raise OptionError(("dtypes",), c, Issue(what, "read it as string or int64, and `derive` from that"))
         sampled, notes = _sample(infos, heads, names, given, csv, root)
         schema = {c: given.get(c) or sampled[c] for c in names}
         sizes = [i.size for i in infos]
@@ -873,8 +978,15 @@ class _reading:
 
 _ISO: dict[type[pl.DataType], re.Pattern[str]] = {
     pl.Date: re.compile(r"\d{4}-\d\d-\d\d"),
-    pl.Datetime: re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?"),
+    pl.Datetime: re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:[0-5]\d(\.\d{1,9})?)?)?"),
+    pl.Time: re.compile(r"\d\d:\d\d(:[0-5]\d(\.\d{1,9})?)?"),
 }
+_ZONED = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:[0-5]\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)")
+
+
+def _iso(dtype: pl.DataType) -> re.Pattern[str] | None:
+    """How dates and times are written. An offset is neither dropped nor made up."""
+    return _ZONED if isinstance(dtype, pl.Datetime) and dtype.time_zone else _ISO.get(type(dtype))
 
 
 def _reader(lines: Iterable[str], csv: Csv) -> Iterator[list[str]]:
@@ -918,6 +1030,58 @@ def _unquoted(body: bytes, csv: Csv) -> bytes:
     if csv.quote and (q := _byte(csv.quote)) in body:
         body = re.sub(q + b"[^" + re.escape(q) + b"]*" + q, b"q", body)
     return body if body.endswith(b"\n") or not body else body + b"\n"
+
+
+def _strays(text: bytes | mmap.mmap, csv: Csv, start: int = 0) -> Iterator[int]:
+    """Where quotes stand that readers take differently: in an unquoted field around a separator or a line end, or
+    undoubled in a quoted one. Polars splits the first kind at the separator, and drops quotes of the second.
+
+    `5" or 6"` is let pass: all read it alike.
+    """
+    import numpy as np
+
+    if not csv.quote:
+        return
+    quote, separator = _byte(csv.quote), _byte(csv.separator)
+    size = _QUOTED_BLOCK
+    while start < len(text):
+        block = text[start : start + size]
+        codes = np.frombuffer(block, np.uint8)
+        quotes = codes == ord(quote)
+        places = np.flatnonzero(quotes)
+        if start + size < len(text):  # up to the last line end outside quotes
+            stop, before = block.rfind(b"\n"), 0
+            while stop >= 0 and (before := int(np.searchsorted(places, stop))) % 2:
+                stop = block.rfind(b"\n", 0, int(places[before - 1]))
+            if stop < 0:  # a very long row
+                size *= 2
+                continue
+            block, codes, quotes, places = block[: stop + 1], codes[: stop + 1], quotes[: stop + 1], places[:before]
+        edges = quotes | (codes == ord("\n")) | (codes == ord(separator))
+        odd = len(places) and (
+            not edges[places[2::2] - 1].all()
+            or not edges[max(int(places[0]) - 1, 0)]
+            or not (edges | (codes == ord("\r")))[np.minimum(places[1::2] + 1, len(block) - 1)].all()
+        )
+        if odd:  # rare; which of them matter takes longer to say
+            opens, closes = places[0::2], places[1::2]
+            again = np.zeros(len(opens), bool)  # does it double the quote before?
+            again[1:] = opens[1:] == closes[: len(opens) - 1] + 1
+            inside = (opens > 0) & ~again & ~np.isin(codes[opens - 1], (ord("\n"), ord(separator)))
+            after = codes[np.minimum(closes + 1, len(block) - 1)]
+            ended = np.isin(after, (ord("\n"), ord("\r"), ord(separator))) | (closes + 1 == len(block))
+            ended[: len(opens) - 1] |= again[1:]
+            first = np.maximum.accumulate(np.where(again, 0, np.arange(len(opens))))  # of a run of doubled ones
+            doubtful = inside[first]
+            doubtful[: len(closes)] |= ~ended
+            for i in np.flatnonzero(doubtful).tolist():
+                if not inside[first[i]]:
+                    yield start + int(closes[i])
+                elif i < len(closes):
+                    quoted = block[opens[i] : closes[i]]
+                    if b"\n" in quoted or separator in quoted:
+                        yield start + int(opens[i])
+        start, size = start + len(block), _QUOTED_BLOCK
 
 
 def _odd_quote(body: bytes, csv: Csv) -> tuple[int, int] | None:
@@ -982,6 +1146,15 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
         what = f"{_name(path, root)}: its lines end in carriage returns only"
         raise DataError(Issue(what, "convert it: tr '\\r' '\\n' < old.csv > new.csv"))
     end = _header_end(raw, csv)
+    quote = _byte(csv.quote or "")
+    if csv.header and quote in raw[:end] and quote:
+        header = raw[:end].removeprefix(codecs.BOM_UTF8)
+        if header.count(quote) % 2 or next(_strays(header, csv), None) is not None:
+            what = f"{_name(path, root)}: the header has a stray quote, or one that is never closed"
+            raise DataError(Issue(what, "double the quotes within a quoted name"))
+    if raw[:end].endswith(b"\r\r\n"):
+        what = f"{_name(path, root)}: its lines end in two carriage returns and a line feed"
+        raise DataError(Issue(what, "convert it: tr -d '\\r' < old.csv > new.csv"))
     try:
         first = raw[: end if csv.header else _header_end(raw, replace(csv, header=True))].decode("utf-8-sig")
     except UnicodeDecodeError as e:
@@ -1071,7 +1244,9 @@ def _sample(
     rows = pl.concat(frames, how="diagonal")
     types, notes = {}, []
     for c in columns:
-        types[c], note = _type_of(rows[c].drop_nulls(), csv)
+        texts = rows[c].drop_nulls()
+        filled = texts.filter(texts != "")  # a quoted empty field says nothing of the type
+        types[c], note = _type_of(filled if len(filled) else texts, csv)
         notes += [f"column {c!r} {note}"] if note else []
     return types, notes
 
@@ -1124,6 +1299,31 @@ def _known(option: str, names: Mapping[str, Any], columns: Iterable[str]) -> Non
     for n in names:
         if n not in columns:
             raise OptionError((option,), n, Issue(f"there is no column {n!r} in the files", did_you_mean(n, columns)))
+
+
+def _dated(column: str, form: str, declared: pl.DataType | None) -> pl.DataType:
+    """The type that a format in `dates` gives. Raises OptionError for one that makes up the day, or drops an offset."""
+
+    def has(directives: str) -> bool:
+        return re.search(f"%[-_0.369:#]*[{directives}]", form) is not None
+
+    day, time, zone = has("YCyGgmbBhdejDxFvcs+"), has("HkIlMSfRTXrpPcs+"), has("zZ+")
+    found: pl.DataType = pl.Datetime("us") if day and time else pl.Date() if day else pl.Time()
+    zoned = getattr(declared, "time_zone", None) is not None
+    if zone and not zoned:
+        what, remedy = f"{form!r} reads an offset", 'declare `dtypes: {NAME: "datetime[us,UTC]"}`'
+    elif zoned and not zone:
+        what, remedy = f"{form!r} reads no offset for a {dtype_name(declared)}", "add %z, or declare datetime"  # type: ignore[arg-type]
+    elif not (day or time):
+        what, remedy = f"{form!r} is not a format of dates or times", "as in %d/%m/%Y or %H:%M"
+    elif declared is not None and (not declared.is_temporal() or (isinstance(declared, pl.Time) == day)):
+        what, remedy = (
+            f"{form!r} does not read {dtype_name(declared)}",
+            f"it reads {dtype_name(found)}: drop one of the two",
+        )
+    else:
+        return found
+    raise OptionError(("dates",), column, Issue(what, remedy.replace("NAME", column)))
 
 
 # Partitions: cuts are (file, position) in ascending order; a cut at a file's end is one at the next file's start

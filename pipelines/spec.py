@@ -398,6 +398,12 @@ def _wanted(found: Any) -> str:
         return "a text of the form below"
     if kind in ("greater_than_equal", "less_than_equal"):
         return f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
+    if kind in ("too_short", "too_long"):
+        return (
+            f"a list of {context['min_length']} or more"
+            if "min_length" in context
+            else f"a list of at most {context['max_length']}"
+        )
     said = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     return str(context["expected"]) if kind == "literal_error" else _WANTED.get(kind, said)
 
