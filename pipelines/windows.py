@@ -430,8 +430,13 @@ def _folded(
     result: State = tuple(np.full(len(low), n, dtype=v.dtype) for v, n in zip(values, nothing, strict=True))
     at, size, longest = low.copy(), 1, int(length.max(initial=0))
     while size <= longest:
-        rows = np.flatnonzero(length & size)
-        if len(rows):
+        has = (length & size) != 0
+        if 2 * np.count_nonzero(has) > len(has):  # nearly all, as a rule: without gathering them
+            here = np.where(has, at, 0)
+            joined = combine(result, tuple(v[here] for v in values))
+            result = tuple(np.where(has, new, old) for new, old in zip(joined, result, strict=True))
+            at += has * size
+        elif len(rows := np.flatnonzero(has)):
             here = at[rows]
             joined = combine(tuple(v[rows] for v in result), tuple(v[here] for v in values))
             for of, v in zip(result, joined, strict=True):
