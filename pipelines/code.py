@@ -214,11 +214,16 @@ def _load(function: Function) -> Callable[..., Any]:
 
 
 def _imported(code: Code, name: str) -> types.ModuleType:
-    """Imports from the code. Its modules replace those of another content; what the process imported itself is put back."""
+    """Imports from the code. Its modules replace those of another content; what the process imported itself is put back.
+
+    Code whose modules agree stays: functions may import when they are called, and pickle looks for their classes.
+    """
     active = [finder for finder in sys.meta_path if isinstance(finder, _Finder)]
     if any(finder.key == code.key for finder in active):
         return importlib.import_module(name)
     for finder in active:
+        if _agree(finder.code, code, name):
+            continue
         for known in finder.modules:
             if isinstance(getattr(sys.modules.get(known), "__loader__", None), _Loader):
                 del sys.modules[known]
@@ -226,7 +231,11 @@ def _imported(code: Code, name: str) -> types.ModuleType:
     if not code.modules:
         return importlib.import_module(name)
     ours = _Finder(code)
-    foreign = {known: sys.modules.pop(known) for known in ours.modules if known in sys.modules}
+    foreign = {
+        known: sys.modules.pop(known)
+        for known, module in ours.modules.items()
+        if known in sys.modules and not _is_from(module, sys.modules[known])
+    }
     sys.meta_path.insert(0, ours)
     try:
         return importlib.import_module(name)
@@ -234,9 +243,22 @@ def _imported(code: Code, name: str) -> types.ModuleType:
         sys.modules.update(foreign)
 
 
+def _is_from(module: Module, loaded: types.ModuleType) -> bool:
+    loader = getattr(loaded, "__loader__", None)
+    return isinstance(loader, _Loader) and loader.module == module
+
+
+def _agree(one: Code, other: Code, name: str) -> bool:
+    """Whether no module of either would be taken for another by the other; `name` is imported from the other."""
+    mine, theirs = ({module.name: module for module in code.modules} for code in (one, other))
+    wanted = {*theirs, *_parents(name), *(part for module in other.modules for part in _imports(module))}
+    known = {*mine, *(part for module in one.modules for part in _imports(module))}
+    return all(mine.get(each) == theirs.get(each) for each in (wanted & mine.keys()) | (known & theirs.keys()))
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, code: Code) -> None:
-        self.key = code.key
+        self.key, self.code = code.key, code
         self.modules = {module.name: module for module in code.modules}
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
