@@ -23,7 +23,6 @@ Ints = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
 State = tuple[Values, ...]
 _BLOCK = 1 << 15
-_ROW = "~row~window"
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,12 @@ RANKING = (*_RANKS, "percent_rank", "cume_dist")
 """Functions of a row's place alone."""
 
 
+def _numbered(table: pl.DataFrame) -> tuple[pl.DataFrame, str]:
+    """The table with its rows' numbers, and their column's name."""
+    name = max(table.columns, key=len) + "~"  # no column has this name
+    return table.with_row_index(name), name
+
+
 @dataclass(frozen=True)
 class Edge:
     """Of a struct of columns: whether a row is among the first or last of its group."""
@@ -78,11 +83,12 @@ class Edge:
     last: bool = False
 
     def __call__(self, columns: pl.Series) -> pl.Series:
-        table, row = columns.struct.unnest().with_row_index(_ROW), self.order.sorted(pl.col(_ROW))
+        table, name = _numbered(columns.struct.unnest())
+        row = self.order.sorted(pl.col(name))
         row = row.tail(self.rows) if self.last else row.head(self.rows)
-        found = table.group_by(self.keys).agg(row).explode(_ROW) if self.keys else table.select(row)
+        found = table.group_by(self.keys).agg(row).explode(name) if self.keys else table.select(row)
         among = np.zeros(len(table), dtype=bool)
-        among[found[_ROW].to_numpy()] = True
+        among[found[name].to_numpy()] = True
         return pl.Series(columns.name, among)
 
     @property
@@ -134,12 +140,13 @@ class _Rows:
 
     def __init__(self, table: pl.DataFrame, keys: Sequence[str], order: Order) -> None:
         self.table, self.order, self.size = table, order, len(table)
-        row, index = order.sorted(pl.col(_ROW)), table.with_row_index(_ROW)
+        index, name = _numbered(table)
+        row = order.sorted(pl.col(name))
         if keys:
-            grouped = index.group_by(keys, maintain_order=True).agg(row)[_ROW]
+            grouped = index.group_by(keys, maintain_order=True).agg(row)[name]
             self.at, self.lengths = grouped.explode().to_numpy(), grouped.list.len().to_numpy().astype(np.int64)
         else:
-            self.at, self.lengths = index.select(row)[_ROW].to_numpy(), np.array([self.size])
+            self.at, self.lengths = index.select(row)[name].to_numpy(), np.array([self.size])
         self.in_place = bool((self.at[1:] > self.at[:-1]).all())
         self._new: npt.NDArray[np.bool_] | None = None
         self._since = dict[str, Ints]()

@@ -34,6 +34,26 @@ EXAMPLES = {
         "from t group by Symbol order by Symbol",
     ),
     "distinct": (KINDS["distinct"].example, "select distinct Symbol from t"),
+    "window": (
+        KINDS["window"].example,
+        "select *, Close / lag(Close) over w - 1 as change, "
+        "avg(Close) over (partition by Symbol order by Date rows 19 preceding) as ma20 "
+        "from t window w as (partition by Symbol order by Date)",
+    ),
+    "top": (
+        KINDS["top"].example,
+        "select * from t qualify row_number() over (partition by Symbol order by Volume desc) <= 3",
+    ),
+    "dedupe": (
+        KINDS["dedupe"].example,
+        "select * from t qualify row_number() over (partition by Symbol, Date order by Volume desc) = 1",
+    ),
+    "fill": (
+        KINDS["fill"].example,
+        "select * replace (coalesce(Volume, 0) as Volume, last_value(Close ignore nulls) over (partition by Symbol "
+        "order by Date rows between 5 preceding and current row) as Close) from t",
+    ),
+    "explode": (KINDS["explode"].example, "select * replace (unnest(string_split(Symbol, '.')) as Symbol) from t"),
     "sort": (KINDS["sort"].example, "select * from t order by Volume desc, Date limit 3"),
 }
 

@@ -64,6 +64,21 @@ def test_what_dedupe_leaves_out_early_is_not_missed(
     assert_frame_equal(operation.apply(parts).collect(), operation.apply(numbered).collect())
 
 
+@settings(max_examples=25, deadline=None)
+@given(table=tables(), by=KEYS, order=ORDERS, n=st.sampled_from([1, 3]), size=st.integers(1, 9))
+def test_states_may_be_spread_by_range(table: pl.DataFrame, by: list[str], order: list[str], n: int, size: int) -> None:
+    operation: Any = bound(table.schema, "top", n=n, by=by, **options(order))
+    parts = [operation.partial(part.lazy()) for part in table.iter_slices(size)] or [operation.partial(table.lazy())]
+    while len(parts) > 1:
+        parts = [operation.combine(pl.concat(parts[i : i + 2])) for i in range(0, len(parts), 2)]
+    state, key = parts[0].collect(), operation.groups[0]
+    assert_frame_equal(operation.apply(state.lazy()).collect(), operation.whole(table.lazy()).collect())
+    values = state[key].unique().sort(nulls_last=True)
+    ranges = [values.head(2), values.slice(2)]
+    spread = [operation.apply(state.lazy().filter(pl.col(key).is_in(r.implode(), nulls_equal=True))) for r in ranges]
+    assert_frame_equal(pl.concat(spread).collect(), operation.whole(table.lazy()).collect())
+
+
 STEPS = [
     "top: {n: 3, by: [k], order_by: [s, y], descending: [y]}",
     "top: {n: 40, order_by: [y], descending: [y]}",

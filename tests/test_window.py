@@ -237,6 +237,70 @@ def test_the_same_for_any_partitions(tmp_path: Path, by: str, executor: str) -> 
     assert bits(answers[0]) == bits(answers[1]) == bits(answers[2])
 
 
+KEYED: list[tuple[str, dict[str, Any]]] = [
+    ("window", {"partition_by": ["g", "b"], "order_by": ["x"], "n": "row_number()", "l": "lag(s)", "a": "sum(y)"}),
+    ("fill", {"partition_by": ["k"], "forward": ["y", "s"], "backward": ["y"], "value": {"i": "0"}}),
+    ("dedupe", {"by": ["g", "k"], "order_by": ["d", "x"], "keep": "last"}),
+    ("dedupe", {"by": ["k"]}),
+]
+
+
+@settings(max_examples=15, deadline=None)
+@given(table=tables(), cuts=st.integers(1, 4))
+def test_rows_may_travel_by_their_keys(table: pl.DataFrame, cuts: int) -> None:
+    for kind, options_ in KEYED:
+        operation: Any = bound(table.schema, kind, **options_)
+        for wanted in (frozenset(operation.schema), frozenset({"s"})):
+            pruned = operation.prune(wanted)
+            rows = table.select(c for c in table.columns if c in operation.reads(wanted)).with_row_index("hidden")
+            parts = [pruned.shrink(part.lazy()).collect() for part in rows.iter_slices(7)] or [rows]
+            bucket = pl.struct(operation.keys).hash(0) % cuts
+            split = [pl.concat(parts).filter(bucket == i).lazy() for i in range(cuts)]
+            done = pl.concat([pruned.apply(part) for part in split]).sort("hidden").select(list(pruned.schema))
+            whole = collect(pruned.whole(rows.drop("hidden").lazy()), pruned.schema)
+            assert_frame_equal(collect(done, pruned.schema), whole, check_exact=True)
+
+
+KINDS_TOGETHER = """
+  w:
+    window: {partition_by: [g], order_by: [x, d], descending: x, n: row_number(), r: rank(), b: "lag(s, 2, k)", a: sum(i % 7), m: max(x) OVER (ROWS 3 PRECEDING)}
+  all:
+    from: t
+    window: {order_by: s, n: row_number(), t2: sum(m), s: std(y) OVER (ROWS 4 PRECEDING)}
+  top:
+    from: t
+    top: {n: 2, by: [g, b], order_by: [x, s], descending: s}
+  one:
+    from: t
+    dedupe: {by: [k, g], keep: last, order_by: d}
+  filled:
+    from: t
+    fill: {forward: [y, s], backward: y, value: {i: 0}, partition_by: g, order_by: t, limit: 2}
+  grouped:
+    from: t
+    aggregate: {by: [g], q: "quantile(y, 0.3)", m: mode(s), e: mode(x)}
+  described:
+    from: t
+    describe:
+"""
+
+
+@settings(max_examples=15, deadline=None)
+@given(table=tables(), partitions=st.sampled_from([1, 3, 16]))
+def test_random_tables_in_any_partitions(
+    tmp_path_factory: pytest.TempPathFactory, table: pl.DataFrame, partitions: int
+) -> None:
+    folder = tmp_path_factory.mktemp("random")
+    (folder / "runs").mkdir()
+    table.write_parquet(folder / "in.parquet", row_group_size=2)
+    read = f"steps:\n  t:\n    read: {{path: in.parquet, partitions: {partitions}}}"
+    (folder / "c.yaml").write_text(read + KINDS_TOGETHER)
+    made = load(folder / "c.yaml")
+    whole = oracle(made.plan())
+    for name, output in made.run("serial", head=1000).outputs.items():
+        assert_frame_equal(output.head, whole[name], check_exact=True)
+
+
 def test_sums_of_integers_do_not_wrap() -> None:
     table = pl.DataFrame({"i": [2**62, 2**62, -(2**62), 1]})
     exact = answer(table, s="sum(i) OVER (ROWS CURRENT ROW)", a="avg(i)")
