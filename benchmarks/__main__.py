@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
+from benchmarks.answers import disagreements
 from benchmarks.cases import CASES, Case, Summary
+from benchmarks.data import Data, NoData
 from benchmarks.measure import Measured, run
 
 COMPARED = ("polars", "duckdb", "pandas", "dask")
@@ -26,24 +26,37 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"default: all of {', '.join(CASES)}")
     parser.add_argument("--runs", type=int, default=5, help="default 5")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "pipelines-benchmarks")
+    parser.add_argument("--scale", type=float, default=1, help="part of the data's full size, to try programs out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there too")
     options = parser.parse_args()
     if unknown := [name for name in options.cases if name not in CASES]:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(CASES)}")
     if options.runs < 1:
         parser.error("--runs has to be at least 1")
-    data = options.data.resolve()
-    data.mkdir(parents=True, exist_ok=True)
+    if not 0 < options.scale <= 1:
+        parser.error("--scale has to be above 0, and at most 1")
+    data = Data(options.data.resolve(), options.scale)
+    data.folder.mkdir(parents=True, exist_ok=True)
     machine = {"cores": os.cpu_count(), "python": platform.python_version()} | {p: version(p) for p in COMPARED}
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
-    results = {}
+    results = dict[str, dict[str, Any]]()
     for name in options.cases or CASES:
-        with tempfile.TemporaryDirectory(prefix="work-", dir=data) as made:
+        with tempfile.TemporaryDirectory(prefix="work-", dir=data.folder) as made:
             work = Path(made)
             (work / "runs").mkdir()  # makes it a project of its own: what runs write goes here
-            results[name] = measure(name, CASES[name](data, work), options.runs, work)
+            try:
+                case = CASES[name](data, work)
+            except NoData as error:
+                print(f"\n{name}: {error}", flush=True)
+                results[name] = {"good": False, "failed": {"data": str(error)}}
+            else:
+                results[name] = measure(name, case, min(options.runs, case.most_runs or options.runs), work)
         if options.json is not None:  # after each case: what is measured is not lost
-            options.json.write_text(json.dumps({"machine": machine, "runs": options.runs, "cases": results}, indent=1))
+            options.json.write_text(
+                json.dumps(
+                    {"machine": machine, "runs": options.runs, "scale": options.scale, "cases": results}, indent=1
+                )
+            )
     return 0 if all(result["good"] for result in results.values()) else 1
 
 
@@ -112,26 +125,6 @@ def judge(value: Any, limit: Any, summary: Summary) -> tuple[bool, str]:
     except KeyError as missing:
         return False, f"{missing} was not measured"
     return one <= other, f"{one:.2f} against {other:.2f}"
-
-
-def disagreements(outs: dict[str, Path]) -> list[str]:
-    """How the answers (Date, open_mean) differ from the first one by more than 1e-9, relatively."""
-    wrong = list[str]()
-    first: pl.DataFrame | None = None
-    for who, path in outs.items():
-        if not path.exists():
-            wrong.append(f"{who} wrote no answer")
-            continue
-        table = pl.read_parquet(path).select(pl.col("Date").cast(pl.Date), "open_mean").sort("Date")
-        if first is None:
-            first = table
-        elif not table["Date"].equals(first["Date"]):
-            wrong.append(f"{who} has other dates")
-        else:
-            close = (table["open_mean"] - first["open_mean"]).abs() <= 1e-9 * first["open_mean"].abs()
-            if not close.fill_null(False).all():
-                wrong.append(f"{who} has other means on {(~close.fill_null(False)).sum()} dates")
-    return wrong
 
 
 if __name__ == "__main__":

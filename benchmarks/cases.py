@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.data import stocks
+from benchmarks.data import Data, ratings, sectors, stocks, tpch
 from benchmarks.measure import ROOT
 
-PROGRAMS = Path(__file__).parent / "programs"
+HERE = Path(__file__).parent
+PROGRAMS = HERE / "programs"
+TPCH = HERE / "tpch"
 GB = 1e9
 GIB = 2**30
 Summary = dict[str, float]
@@ -29,14 +31,18 @@ class Bar:
 
 @dataclass(frozen=True)
 class Case:
-    """Competitors: name → command; those with `{out}` in it write their answer there, and all answers have to agree."""
+    """Competitors: name → command; those with `{out}` in it write their answer there, and all answers have to agree.
+
+    `most_runs`: of those that are asked for, where a run takes minutes and no bar is about time.
+    """
 
     competitors: dict[str, list[str]]
     bars: list[Bar]
     reference: str = ""
+    most_runs: int | None = None
 
 
-def groupby(data: Path, work: Path) -> Case:
+def groupby(data: Data, work: Path) -> Case:
     bars = [
         Bar("threads: at most 1.6 x Polars", lambda m: m["ours, threads"], lambda m: 1.6 * m["polars"]),
         Bar("local: at most threads + 2 s", lambda m: m["ours, local"], lambda m: m["ours, threads"] + 2),
@@ -45,35 +51,37 @@ def groupby(data: Path, work: Path) -> Case:
     ]
     prices = stocks(data)
     others = ("polars", "duckdb", "pandas", "dask")
-    return Case(_by_hand(prices, *others) | _ours(work, prices, "serial", "threads", "local"), bars, "polars")
+    ours = _ours(work, "groupby", {"prices": prices}, "serial", "threads", "local")
+    return Case(_by_hand(others, "groupby", prices) | ours, bars, "polars")
 
 
-def groupby_large(data: Path, work: Path) -> Case:
+def groupby_large(data: Data, work: Path) -> Case:
     bars = [
         Bar("threads: at most 1.3 x Polars", lambda m: m["ours, threads"], lambda m: 1.3 * m["polars"]),
         Bar("threads: 2 GiB anonymous (GiB)", lambda m: m["ours, threads memory"] / GIB, lambda m: 2),
     ]
     prices = stocks(data, 10)
-    return Case(_by_hand(prices, "polars", "duckdb") | _ours(work, prices, "threads"), bars, "polars")
+    ours = _ours(work, "groupby", {"prices": prices}, "threads")
+    return Case(_by_hand(("polars", "duckdb"), "groupby", prices) | ours, bars, "polars")
 
 
-def small(data: Path, work: Path) -> Case:
+def small(data: Data, work: Path) -> Case:
     command = [*_shipped(work, "run"), "--executor", "serial"]
     imports = [sys.executable, "-c", "import dask, polars"]
     bar = Bar("serial: at most 1.3 x imports + 0.5 s", lambda m: m["ours, serial"], lambda m: 1.3 * m["imports"] + 0.5)
     return Case({"imports": imports, "ours, serial": command}, [bar], "imports")
 
 
-def check(data: Path, work: Path) -> Case:
+def check(data: Data, work: Path) -> Case:
     return Case({"check": _shipped(work, "check")}, [Bar("check: at most 1.2 s", lambda m: m["check"], lambda m: 1.2)])
 
 
-def exact(data: Path, work: Path) -> Case:
+def exact(data: Data, work: Path) -> Case:
     pair = {kind: _program("exact.py", kind, stocks(data), "{out}") for kind in ("plain", "exact")}
     return Case(pair, [Bar("exact: at most 1.15 x plain", lambda m: m["exact"], lambda m: 1.15 * m["plain"])], "plain")
 
 
-def compiling(data: Path, work: Path) -> Case:
+def compiling(data: Data, work: Path) -> Case:
     one = stocks(data).replace("*", "0")
     derive = "".join(f"  s{i}: {{derive: {{change: Close - Open + {i}}}}}\n" for i in range(1000))
     many, wide = work / "many.yaml", work / "wide.yaml"
@@ -92,13 +100,89 @@ def compiling(data: Path, work: Path) -> Case:
     return Case(programs, bars)
 
 
-CASES: dict[str, Callable[[Path, Path], Case]] = {
+def groups(data: Data, work: Path) -> Case:
+    return _exchange(work, "groups", {"prices": stocks(data)}, ("polars", "duckdb", "dask"), 1.5, 4)
+
+
+def join(data: Data, work: Path) -> Case:
+    inputs = {"prices": stocks(data), "ratings": ratings(data)}
+    return _exchange(work, "join", inputs, ("polars", "duckdb", "dask"), 1.7, 3)
+
+
+def join_small(data: Data, work: Path) -> Case:
+    inputs = {"prices": stocks(data), "sectors": sectors(data)}
+    return _exchange(work, "join-small", inputs, ("polars", "duckdb"), 1.2)
+
+
+def sort(data: Data, work: Path) -> Case:
+    return _exchange(work, "sort", {"prices": stocks(data)}, ("polars",), 2)
+
+
+def rolling(data: Data, work: Path) -> Case:
+    return _exchange(work, "rolling", {"prices": stocks(data)}, ("polars", "duckdb"), 2)
+
+
+def beyond_groups(data: Data, work: Path) -> Case:
+    return _beyond(work, "beyond-groups", {"prices": stocks(data, 10)}, "beyond-groups")
+
+
+def beyond_sort(data: Data, work: Path) -> Case:
+    return _beyond(work, "beyond-sort", {"prices": stocks(data, 10)})
+
+
+def beyond_join(data: Data, work: Path) -> Case:
+    return _beyond(work, "join", {"prices": stocks(data, 10), "ratings": ratings(data)}, "join")
+
+
+def exchange_compile(data: Data, work: Path) -> Case:
+    """A full join, because none of its sides can be broadcast."""
+    one = stocks(data).replace("*", "0")
+    steps = {
+        "group-by": "  groups: {aggregate: {by: [Date, Symbol], open_median: median(Open)}}\n",
+        "join": (
+            "  opened: {select: [Date, Symbol, Open]}\n"
+            "  traded: {from: prices, select: [Date, Symbol, Volume]}\n"
+            "  both: {from: [opened, traded], join: {on: [Date, Symbol], how: full}}\n"
+        ),
+    }
+    programs = {}
+    for name, text in steps.items():
+        config = work / f"{name}.yaml"
+        config.write_text(f"steps:\n  prices: {{read: {{path: '{one}', partitions: 10000}}}}\n{text}")
+        programs[name] = _program("compiled.py", str(config))
+    return Case(programs, [_at_most(f"{name}: 5 s", name, 5) for name in programs])
+
+
+def tpch_query(query: str) -> Callable[[Data, Path], Case]:
+    def case(data: Data, work: Path) -> Case:
+        tables = str(tpch(data))
+        others = {
+            name: [sys.executable, str(TPCH / f"tpch_{name}.py"), query, tables, "{out}"]
+            for name in ("duckdb", "polars", "dask")
+        }
+        ours = _ours(work, query, {"tables": tables}, "threads", "local", folder=TPCH)
+        return Case(others | ours, [], "polars")
+
+    return case
+
+
+CASES: dict[str, Callable[[Data, Path], Case]] = {
     "groupby": groupby,
     "groupby-large": groupby_large,
     "small": small,
     "check": check,
     "exact": exact,
     "compile": compiling,
+    "groups": groups,
+    "join": join,
+    "join-small": join_small,
+    "sort": sort,
+    "rolling": rolling,
+    "beyond-groups": beyond_groups,
+    "beyond-sort": beyond_sort,
+    "beyond-join": beyond_join,
+    "exchange-compile": exchange_compile,
+    **{f"tpch-{query}": tpch_query(query) for query in ("q01", "q03", "q05", "q18")},
 }
 
 
@@ -106,14 +190,48 @@ def _program(name: str, *arguments: str) -> list[str]:
     return [sys.executable, str(PROGRAMS / name), *arguments]
 
 
-def _by_hand(prices: str, *names: str) -> dict[str, list[str]]:
-    return {name: _program(f"by_{name}.py", prices, "{out}") for name in names}
+def _by_hand(names: tuple[str, ...], query: str, *inputs: str) -> dict[str, list[str]]:
+    return {name: _program(f"by_{name}.py", query, *inputs, "{out}") for name in names}
 
 
-def _ours(work: Path, prices: str, *executors: str) -> dict[str, list[str]]:
-    config = shutil.copy(PROGRAMS / "groupby.yaml", work)
-    command = [sys.executable, "-m", "pipelines", "run", str(config), "-p", f"prices={prices}", "-p", "out={out}"]
+def _ours(
+    work: Path, config: str, inputs: dict[str, str], *executors: str, folder: Path = PROGRAMS
+) -> dict[str, list[str]]:
+    command = _run(work, config, inputs, folder)
     return {f"ours, {executor}": [*command, "--executor", executor] for executor in executors}
+
+
+def _run(work: Path, config: str, inputs: dict[str, str], folder: Path = PROGRAMS) -> list[str]:
+    """The command that runs a copy of the config, which makes `work` its project."""
+    copy = shutil.copy(folder / f"{config}.yaml", work)
+    given = [word for name, value in (inputs | {"out": "{out}"}).items() for word in ("-p", f"{name}={value}")]
+    return [sys.executable, "-m", "pipelines", "run", str(copy), *given]
+
+
+def _exchange(
+    work: Path, query: str, inputs: dict[str, str], others: tuple[str, ...], polars: float, dask: float | None = None
+) -> Case:
+    """By hand and ours, with the bars: at most so many times Polars, so many times faster than Dask."""
+    bars = [Bar(f"threads: at most {polars} x Polars", lambda m: m["ours, threads"], lambda m: polars * m["polars"])]
+    if dask is not None:
+        text = f"threads: {dask} x faster than Dask by hand"
+        bars.append(Bar(text, lambda m: m["ours, threads"], lambda m: m["dask"] / dask))
+    ours = _ours(work, query, inputs, "threads", "local")
+    return Case(_by_hand(others, query, *inputs.values()) | ours, bars, "polars")
+
+
+def _at_most(text: str, what: str, limit: float, unit: float = 1) -> Bar:
+    return Bar(text, lambda m: m[what] / unit, lambda m: limit)
+
+
+def _beyond(work: Path, config: str, inputs: dict[str, str], polars: str = "") -> Case:
+    """Ours with 1 GiB for all workers together; where `polars` names its query, Polars without a limit beside it."""
+    command = _run(work, config, inputs)
+    overlays = {f"ours, {kind}": str(PROGRAMS / f"{kind}-1gib.yaml") for kind in ("threads", "local")}
+    ours = {who: [*command, "--overlay", overlay] for who, overlay in overlays.items()}
+    bars = [_at_most(f"{who}: 2 GiB anonymous (GiB)", f"{who} memory", 2, GIB) for who in ours]
+    by_hand = _by_hand(("polars",), polars, *inputs.values()) if polars else {}
+    return Case(by_hand | ours, bars, "polars" if polars else "", most_runs=1)
 
 
 def _shipped(work: Path, what: str) -> list[str]:

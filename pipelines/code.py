@@ -102,14 +102,19 @@ def find(text: str, folders: Sequence[Path]) -> tuple[Function, Callable[..., An
         if module == missing or module.startswith(f"{missing}."):
             known = sorted(path.stem for folder in folders for path in folder.glob("*.py"))
             near = did_you_mean(module, known)
-            place = f"put {module.split('.')[0]}.py into {folders[0]}"
+            above, _, last = missing.rpartition(".")
+            inside = [folder.joinpath(*above.split(".")) for folder in folders] if above else list(folders)
+            folder = next((each for each in inside if each.is_dir()), inside[0])
+            place = f"put {last}.py into {folder}"
             raise FunctionError(f"there is no module {module!r}", near if near.startswith("did") else place) from None
         raise FunctionError(f"importing {module} failed: there is no module {missing!r}", "install it") from None
     except AttributeError as error:
         if error.name != name:
             raise FunctionError(f"importing {module} failed: {error}", "mend the module") from None
         names = [each for each in dir(error.obj) if not each.startswith("_")]
-        raise FunctionError(f"{module} has no function {name!r}", did_you_mean(name, names)) from None
+        raise FunctionError(
+            f"{module} has no function {name!r}", did_you_mean(name, names) or "it defines none"
+        ) from None
     except (Exception, SystemExit) as error:
         raise FunctionError(f"importing {module} failed: {type(error).__name__}: {error}", "mend the module") from None
     if inspect.isclass(loaded) or not hasattr(loaded, "__call__"):  # noqa: B004 - mypy knows that it is callable

@@ -373,7 +373,8 @@ def _port(box: _Box, others: list[_Box], other: _Box) -> float:
 def _label(above: Stage, stage: Stage, exchange: Exchange) -> str:
     if exchange.kind == "none":
         return ""
-    keys = f" by {', '.join(exchange.keys)}" if exchange.keys else ""
+    names = explain.by(stage, exchange)
+    keys = f" by {', '.join(names)}" if names else ""
     return f"{_shortened(exchange.kind + keys, 190, _SMALL)} · {above.count} → {stage.count}"
 
 

@@ -9,24 +9,28 @@ from typing import Any
 import polars as pl
 
 from pipelines import scan
+from pipelines.estimates import Estimate, estimate
 from pipelines.plan import Node, Plan
 from pipelines.source import RUN, Scalar, scalar_text
 from pipelines.source import Node as Yaml
-from pipelines.stages import Exchange, Stage, Staged
-from pipelines.steps.base import Input, Operation, Output
+from pipelines.spec import StepSpec
+from pipelines.stages import Exchange, Stage, Staged, With
+from pipelines.steps.base import Input, Joining, Keyed, Operation, Output, Sorting
 from pipelines.types import dtype_name, size_text
 
 
 def facts(staged: Staged) -> dict[str, Any]:
-    """The plan as plain data: `steps`, `passes` and `stages`, in the order in which things happen."""
+    """The plan as plain data: `steps`, `passes` and `stages`, in the order in which things happen. Samples the files."""
     plan = staged.plan
+    found = estimate(plan)
     return {
         "name": plan.spec.name,
         "description": plan.spec.description,
-        "steps": [_step(plan, node) for node in plan.nodes.values()],
+        "steps": [_step(plan, node, found[node.name]) for node in plan.nodes.values() if not node.origin],
         "passes": {
             "columns": list(_pruned(staged)),
             "filters": list(_pushed(staged)),
+            "notes": [{"pass": name, "did": did} for name, did in staged.notes],
             "stages": [_stage(staged, stage) for stage in staged.stages],
         },
     }
@@ -34,10 +38,15 @@ def facts(staged: Staged) -> dict[str, Any]:
 
 def summary(plan: Plan, name: str) -> str:
     """The step's options on one line."""
-    [options] = (step.options for step in plan.spec.steps if step.name == name)
+    options = _spec(plan, name).options
     if isinstance(options.value, dict):
         return ", ".join(f"{key}: {_flow(value)}" for key, value in options.value.items())
     return _flow(options)
+
+
+def _spec(plan: Plan, name: str) -> StepSpec:
+    name = plan.nodes[name].origin or name
+    return next(step for step in plan.spec.steps if step.name == name)
 
 
 def _flow(node: Yaml) -> str:
@@ -56,23 +65,27 @@ def _scalar(value: Scalar) -> str:
 
 def links(stage: Stage) -> list[tuple[Stage, Exchange]]:
     """The stages that this one takes its partitions from, and how."""
-    return [(before, stage.exchange) for before in stage.upstreams]
+    return [(before, link.exchange) for link in stage.links for before in link.stages]
 
 
-def _step(plan: Plan, node: Node) -> dict[str, Any]:
+def _step(plan: Plan, node: Node, estimated: Estimate) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "step": node.name,
         "kind": node.kind,
-        "from": list(node.inputs),
+        "from": list(_spec(plan, node.name).inputs),
         "options": summary(plan, node.name),
         "columns": {name: dtype_name(dtype) for name, dtype in node.schema.items()},
         "checkpoint": "memory" if node.checkpoint else None,
         "python": node.runs_python,
+        "rows": round(estimated.rows),
+        "bytes": round(estimated.bytes),
+        "exact": estimated.exact,
+        "estimate": estimated.origin,
     }
     if isinstance(node.bound, Input):
         facts |= {
             "partitions": len(node.bound.partitions),
-            "bytes": node.bound.bytes,
+            "input_bytes": node.bound.bytes,
             "sampled": {name: dtype_name(dtype) for name, dtype in node.bound.sampled.items()},
             "notes": list(node.bound.notes),
         }
@@ -98,7 +111,7 @@ def _pushed(staged: Staged) -> Iterator[dict[str, Any]]:
         for name in stage.steps[1:]:
             apply = next(operations, None)
             node = staged.plan.nodes[name]
-            if apply is None or not isinstance(node.bound, Operation):
+            if apply is None or isinstance(apply, With) or not isinstance(node.bound, Operation):
                 break
             frame = apply(frame)
             if node.kind == "filter":
@@ -129,11 +142,16 @@ def _stage(staged: Staged, stage: Stage) -> dict[str, Any]:
         "columns": list(stage.schema),
         "partial": part(staged, stage, stage.steps[-1]),
         "from": [
-            {"stage": upstream.name, "partitions": upstream.count, "exchange": exchange.kind, "keys": list(exchange.keys), "why": why(staged, stage, upstream, exchange)}
+            {"stage": upstream.name, "partitions": upstream.count, "exchange": exchange.kind, "keys": by(stage, exchange), "why": why(staged, stage, upstream, exchange)}
             for upstream, exchange in links(stage)
         ],
         "writes": stage.sink.format if stage.sink else None,
     }  # fmt: skip
+
+
+def by(stage: Stage, exchange: Exchange) -> list[str]:
+    """The columns that decide where a row goes."""
+    return [name for name in (exchange.order.by if exchange.order else exchange.keys) if name in stage.schema]
 
 
 def part(staged: Staged, stage: Stage, step: str) -> str:
@@ -150,6 +168,12 @@ def why(staged: Staged, stage: Stage, upstream: Stage, exchange: Exchange) -> st
     node = staged.plan.nodes[step]
     if exchange.kind == "tree":
         return f"{step} combines its parts, in groups"
+    if exchange.kind == "broadcast":
+        return f"every partition of {step} gets all of it"
+    if exchange.kind == "range":
+        if isinstance(node.bound, Sorting) or not isinstance(node.bound, Keyed | Joining):
+            return f"{step} puts rows in order"
+        return f"the rows of {step} in order"
     if exchange.kind == "hash":
         return f"{step} needs rows with the same {', '.join(exchange.keys)} together"
     if exchange.kind == "gather":
@@ -196,10 +220,11 @@ def _step_lines(step: Mapping[str, Any], above: Mapping[str, Mapping[str, str]])
     yield f"  {step['step']}: {step['kind']}{origin}{' (kept in memory)' if step['checkpoint'] else ''}"
     if step["options"]:
         yield f"      {shortened(step['options'], 110)}"
-    if "bytes" in step:
-        size = f", {size_text(step['bytes'])} of input" if step["bytes"] else ""
+    if "input_bytes" in step:
+        size = f", {size_text(step['input_bytes'])} of input" if step["input_bytes"] else ""
         yield f"      {counted(step['partitions'], 'partition')}{size}"
         yield from (f"      note: {note}" for note in step["notes"])
+    yield f"      {rows_text(step)}"
     if "path" in step:
         if not step["path"].startswith(RUN):
             yield f"      to {step['path']}"
@@ -221,6 +246,16 @@ def _step_lines(step: Mapping[str, Any], above: Mapping[str, Mapping[str, str]])
         yield f"      sampled, to declare: dtypes: {{{types}}}"
 
 
+def rows_text(step: Mapping[str, Any]) -> str:
+    """The step's table in rows and bytes, and where the numbers come from; estimated ones with three digits."""
+    rows: int = step["rows"]
+    if not step["exact"] and rows >= 1000:
+        unit = 10 ** (len(str(rows)) - 3)
+        rows = round(rows / unit) * unit
+    about = "" if step["exact"] else "about "
+    return f"{about}{counted(rows, 'row')}, {size_text(step['bytes'])} in memory ({step['estimate']})"
+
+
 def _pass_lines(passes: Mapping[str, Any]) -> Iterator[str]:
     for source in passes["columns"]:
         count, of = len(source["reads"]), source["of"]
@@ -231,6 +266,7 @@ def _pass_lines(passes: Mapping[str, Any]) -> Iterator[str]:
             "tested while reading" if found["pushed"] else "tested after reading: it needs what steps before it compute"
         )
         yield f"filters: {found['step']} is {how} ({found['source']})"
+    yield from (f"{note['pass']}: {note['did']}" for note in passes["notes"])
 
 
 def _stage_lines(number: int, stage: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:

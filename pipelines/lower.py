@@ -14,10 +14,12 @@ import polars as pl
 
 from pipelines import kernel
 from pipelines.errors import DataError, Issue, MachineError
+from pipelines.exchange import Cuts, Hash, Parcel, Point, Range, Room, Share, Shares, apart, within
 from pipelines.graph import Graph, Key, Table, ref, refs, task
+from pipelines.order import Order
 from pipelines.plan import digest
 from pipelines.source import RUN
-from pipelines.stages import Stage, Staged
+from pipelines.stages import Link, Stage, Staged, With
 from pipelines.steps.base import Apply, Loader, Output, Reduction
 from pipelines.types import Schema
 
@@ -25,6 +27,8 @@ REJECTS = "bad_rows"
 """The folder, in a run's, for rows that sources leave out."""
 FAN_IN = 32
 """States combined by one task of a tree."""
+_SLOTS = 40_000
+"""About so many pieces, at most, in one exchange: each costs 0.2 ms to write and read."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +36,24 @@ class Program:
     """What a stage does with a partition."""
 
     steps: tuple[str, ...]
-    applies: tuple[Apply, ...]
+    applies: tuple[Apply | With, ...]
     reduction: Reduction | None
+    after: tuple[Apply | With, ...]
     schema: Schema
-    input_schema: Schema
+    input_schemas: tuple[Schema, ...] = ()
+    """Of each link."""
     in_order: bool = False
     """Whether the user's code looks at the rows."""
     loader: Loader | None = None
     columns: tuple[str, ...] = ()
 
-    def load(self, partition: Any) -> pl.DataFrame:
+    def load(self, partition: Any, *sides: pl.DataFrame) -> pl.DataFrame:
         """For a source's partition."""
         assert self.loader is not None
         try:
             frame = self.loader.scan(partition, self.columns)
             try:
-                return self.run(frame)
+                return self.run(frame, *sides)
             except DataError as error:  # a cast that failed: of a value as it is in the file?
                 raise self.loader.diagnose(partition, self.columns, kernel.KernelError(str(error))) or error from None
         except (kernel.KernelError, pl.exceptions.PolarsError, OSError) as error:
@@ -55,32 +61,48 @@ class Program:
                 raise found from None
             raise self.failed(error) from None
 
-    def one(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def tables(self, *frames: pl.DataFrame) -> pl.DataFrame:
+        """For one partition of each link."""
         try:
-            return self.run(frame.lazy())
+            return self.run(frames[0].lazy(), None, *frames[1:])
         except kernel.KernelError as error:
             raise self.failed(error) from None
 
-    def many(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-        """For partitions that belong together, in order."""
-        return self.one(pl.concat(frames) if frames else pl.DataFrame(schema=dict(self.input_schema)))
+    def together(self, frames: Sequence[pl.DataFrame], *sides: pl.DataFrame) -> pl.DataFrame:
+        """For partitions of the first link that belong together, in order."""
+        return self.tables(self.concat(frames, 0), *sides)
 
-    def bucket(self, split: Sequence[Sequence[pl.DataFrame]], index: int) -> pl.DataFrame:
-        """For one bucket of every split partition, within one process."""
-        return self.many([buckets[index] for buckets in split])
+    def concat(self, frames: Sequence[pl.DataFrame], link: int) -> pl.DataFrame:
+        return pl.concat(frames) if frames else pl.DataFrame(schema=dict(self.input_schemas[link]))
 
-    def run(self, frame: pl.LazyFrame) -> pl.DataFrame:
-        result = self.collect(frame, self.applies)
-        if self.reduction is not None and (instead := self.reduction.refine(result)):
-            result = self.collect(frame, (*self.applies[:-1], instead))
-        return result
+    def run(self, frame: pl.LazyFrame, *sides: pl.DataFrame | None) -> pl.DataFrame:
+        """`sides`: of each link its table; the first is None where the query begins with it."""
+        if self.reduction is None:
+            return self.collect(self.query(frame, sides, self.applies), self.schema)
+        state = self.reduction.state if self.after else self.schema
+        any_order = self.reduction.any_order and not self.in_order
+        result = self.collect(self.query(frame, sides, self.applies), state, any_order)
+        if instead := self.reduction.refine(result):
+            result = self.collect(self.query(frame, sides, (*self.applies[:-1], instead)), state, any_order)
+        if not self.after:
+            return result
+        return self.collect(self.query(result.lazy(), sides, self.after), self.schema)
 
-    def collect(self, frame: pl.LazyFrame, applies: tuple[Apply, ...]) -> pl.DataFrame:
+    def query(
+        self, frame: pl.LazyFrame, sides: Sequence[pl.DataFrame | None], applies: tuple[Apply | With, ...]
+    ) -> pl.LazyFrame:
         for apply in applies:
-            frame = apply(frame)
+            if isinstance(apply, With):
+                side = sides[apply.link]
+                assert side is not None
+                frame = apply(frame, side.lazy())
+            else:
+                frame = apply(frame)
+        return frame
+
+    def collect(self, frame: pl.LazyFrame, schema: Schema, any_order: bool = False) -> pl.DataFrame:
         try:
-            any_order = self.reduction is not None and self.reduction.any_order and not self.in_order
-            return kernel.collect(frame.select(list(self.schema)), self.schema, any_order=any_order)
+            return kernel.collect(frame.select(list(schema)), schema, any_order=any_order)
         except DataError as error:
             raise DataError(*(Issue(f"in {self.where}: {i.message}", i.remedy) for i in error.issues)) from None
 
@@ -101,26 +123,63 @@ class Combine:
     program: Program
 
     def __call__(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-        return self.program.many(frames)
+        return self.program.together(frames)
 
 
 @dataclass(frozen=True)
-class Split:
-    """A partition's rows by the hash of their keys; equal keys meet in one bucket, in every process of one Polars version."""
+class Ship:
+    """The end of a stage whose rows go into an exchange: one task computes a partition and cuts it."""
 
-    keys: tuple[str, ...]
-    count: int
+    method: Any
+    cutter: Hash | Range
+    index: int
 
-    def __call__(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, ...]:
-        # -0.0 and 0.0 are one key, and so is every NaN: Polars' hash sees to both
-        bucket = (pl.struct(self.keys).hash(0) % self.count).cast(pl.UInt32)
-        name = max(frame.columns, key=len) + "~"  # no column has this name
-        found = frame.with_columns(bucket.alias(name)).partition_by(name, as_dict=True, include_key=False)
-        return tuple(found.get((i,), frame.clear()) for i in range(self.count))
+    def __call__(self, *given: Any) -> Parcel:
+        return self.cutter(self.method(*given), self.index)
 
 
-def pick(buckets: Sequence[pl.DataFrame], index: int) -> pl.DataFrame:
-    return buckets[index]
+@dataclass(frozen=True)
+class Receive:
+    """The beginning of a stage behind a hash exchange: of each side the slots that are this reader's."""
+
+    program: Program
+    reader: int
+    sides: tuple[int, ...]
+    """Parcels of each side."""
+
+    def __call__(self, parcels: Sequence[Parcel], shares: Shares, *others: pl.DataFrame) -> pl.DataFrame:
+        units, start = shares[self.reader], 0
+        slots, frames = sorted({slot for slot, _, _ in units}), list[pl.DataFrame]()
+        for link, count in enumerate(self.sides):
+            side = parcels[start : start + count]
+            parts = units if link == 0 else [(slot, 0, count) for slot in slots]
+            found = [f for slot, first, last in parts for parcel in side[first:last] for f in parcel.slots((slot,))]
+            frames.append(self.program.concat(found, link))
+            start += count
+        return self.program.tables(*frames, *others)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The beginning of a stage behind a range exchange: the rows between this reader's points."""
+
+    program: Program
+    reader: int
+    order: Order
+
+    def __call__(self, parcels: Sequence[Parcel], points: Sequence[Point], *others: pl.DataFrame) -> pl.DataFrame:
+        found = [f for i, parcel in enumerate(parcels) for f in within(parcel, i, points, self.reader, self.order)]
+        return self.program.together(found, *others)
+
+
+@dataclass(frozen=True)
+class Together:
+    """The partitions of a table as one."""
+
+    schema: Schema
+
+    def __call__(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        return pl.concat(frames, rechunk=True) if frames else pl.DataFrame(schema=dict(self.schema))
 
 
 @dataclass(frozen=True)
@@ -143,10 +202,10 @@ class Finish:
     folder: str = ""
     mark: str = ""
 
-    def __call__(self, given: Any, index: int = 0) -> Part:
-        frame: pl.DataFrame = self.method(given)
+    def __call__(self, *given: Any) -> Part:
+        frame: pl.DataFrame = self.method(*given)
         if self.output is None:
-            return Part(len(frame), frame.head(self.head))
+            return Part(len(frame), apart(frame.head(self.head)))
         path = temporary(resolved(self.output, self.folder), self.mark)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +219,7 @@ class Finish:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise MachineError(Issue(f"cannot write {resolved(self.output, self.folder)}: {error}", "make room, or choose another path")) from None  # fmt: skip
-        return Part(len(frame), frame.head(self.head), str(path), path.stat().st_size)
+        return Part(len(frame), apart(frame.head(self.head)), str(path), path.stat().st_size)
 
 
 def resolved(output: Output, folder: str) -> Path:
@@ -178,7 +237,7 @@ class Lowered:
 
     graph: Graph
     keys: dict[str, list[Key]]
-    """Stage key: its partitions' keys in order."""
+    """Stage key: its partitions' keys in order; those of a stage whose rows all go into one exchange are parcels."""
 
     def table(self, stages: Sequence[Stage], graph: Graph | None = None) -> Table:
         """The partitions of these stages, one after another, as a Dask collection (over another `graph`)."""
@@ -190,9 +249,9 @@ class Lowered:
         keys = [key for stage in stages for key in self.keys[stage.key]]
         return Table(self.graph if graph is None else graph, keys, stages[0].schema, name)
 
-    def sources(self, stage: Stage) -> list[Key]:
-        """The keys of the partitions that the stage's exchange takes."""
-        return [key for before in stage.upstreams for key in self.keys[before.key]]
+    def sources(self, link: Link) -> list[Key]:
+        """The keys of the partitions that the link takes."""
+        return [key for stage in link.stages for key in self.keys[stage.key]]
 
 
 @dataclass(frozen=True)
@@ -204,48 +263,216 @@ class Ending:
     head: int
 
 
-def lower(staged: Staged, *, shares_memory: bool = True, ending: Ending | None = None) -> Lowered:
-    """The one graph. With an `ending`, the targets' stages end in `Part`s; without, all partitions are tables."""
-    lowered = Lowered({}, {})
-    graph, keys = lowered.graph, lowered.keys
-    looked_at = {stage.key for name in _shown(staged) for stage in staged.tables[name]} if ending else set[str]()
-    for stage in staged.stages:
-        stage_keys: list[Key] = [(stage.key, i) for i in range(stage.count)]
-        keys[stage.key] = stage_keys
+def lower(staged: Staged, *, room: Room | None = None, ending: Ending | None = None) -> Lowered:
+    """The one graph. With an `ending`, the targets' stages end in `Part`s; without, all partitions are tables.
+
+    Exchanges use the `room`; without one, what a reader takes of a writer's rows is a task of its own.
+    """
+    return _Lowering(staged, room, ending).lowered()
+
+
+@dataclass
+class _Lowering:
+    staged: Staged
+    room: Room | None
+    ending: Ending | None
+
+    def __post_init__(self) -> None:
+        self.graph: Graph = {}
+        self.keys = dict[str, list[Key]]()
+        links = [(stage, i) for stage in self.staged.stages for i in range(len(stage.links))]
+        takers: dict[str, list[tuple[Stage, int, int]]] = {}
+        """Stage key: who takes its partitions, by which link, and how many partitions the link has before them."""
+        for stage, i in links:
+            before = 0
+            for upstream in stage.links[i].stages:
+                takers.setdefault(upstream.key, []).append((stage, i, before))
+                before += upstream.count
+        tables = {stage.key for stages in self.staged.tables.values() for stage in stages}
+        self.shipped = {
+            key: found[0]
+            for key, found in takers.items()
+            if len(found) == 1
+            and key not in tables
+            and found[0][0].links[found[0][1]].exchange.kind in ("hash", "range")
+        }
+
+    def lowered(self) -> Lowered:
+        lowered = Lowered(self.graph, self.keys)
+        shown = _shown(self.staged) if self.ending else set[str]()
+        looked_at = {stage.key for name in shown for stage in self.staged.tables[name]}
+        for stage in self.staged.stages:
+            self.add(stage, lowered)
+            if stage.key in looked_at and self.ending is not None:
+                look = Finish(_same, self.ending.head)
+                self.keys[_look(stage)] = [(_look(stage), i) for i in range(stage.count)]
+                for key, end in zip(self.keys[stage.key], self.keys[_look(stage)], strict=True):
+                    self.graph[end] = task(end, look, ref(key))
+        return lowered
+
+    def add(self, stage: Stage, lowered: Lowered) -> None:
         program = Program(
             steps=stage.steps,
             applies=stage.program,
             reduction=stage.reduction,
+            after=stage.after,
             schema=stage.schema,
-            input_schema=stage.upstreams[0].schema if stage.upstreams else {},
+            input_schemas=tuple(_given(link) for link in stage.links),
             in_order=stage.runs_python,
-            loader=_loader(stage, ending),
+            loader=_loader(stage, self.ending),
             columns=stage.columns,
         )
-        method: Any
-        inputs: list[Any]
+        others = [
+            self.whole(stage, i, lowered) for i, link in enumerate(stage.links) if link.exchange.kind == "broadcast"
+        ]
+        kind = "source" if stage.input is not None else stage.links[0].exchange.kind
+        bodies: list[tuple[Any, list[Any]]]
         if stage.input is not None:
-            method, inputs = program.load, list(stage.input.partitions)
-        elif stage.exchange.kind == "none":
-            method, inputs = program.one, [ref(key) for key in lowered.sources(stage)]
-        elif stage.exchange.kind == "hash":
-            _hash(lowered, stage, program, shares_memory)
-            continue
+            bodies = [(program.load, [partition]) for partition in stage.input.partitions]
+        elif kind == "none":
+            bodies = [(program.tables, [ref(key)]) for key in lowered.sources(stage.links[0])]
+        elif kind == "hash":
+            bodies = self.hash(stage, program, lowered)
+        elif kind == "range":
+            bodies = self.range(stage, program, lowered)
         else:
-            gathered = lowered.sources(stage)
-            if stage.exchange.kind == "tree":
-                gathered = _tree(graph, stage, gathered)
-            method, inputs = program.many, [refs(gathered)]
-        if stage.sink is not None and ending is not None:
-            method = Finish(method, ending.head, stage.sink, ending.folder, ending.mark)
-        for key, given in zip(stage_keys, inputs, strict=True):
-            graph[key] = task(key, method, given)
-        if stage.key in looked_at and ending is not None:
-            look = Finish(_same, ending.head)
-            keys[_look(stage)] = [(_look(stage), i) for i in range(stage.count)]
-            for key, end in zip(stage_keys, keys[_look(stage)], strict=True):
-                graph[end] = task(end, look, ref(key))
-    return lowered
+            gathered = lowered.sources(stage.links[0])
+            if kind == "tree":
+                gathered = _tree(self.graph, stage, gathered)
+            bodies = [(program.together, [refs(gathered)])]
+        ship = self.cutter(*self.shipped[stage.key]) if stage.key in self.shipped else None
+        # another name than that of the table: another graph may have both
+        name = stage.key if ship is None else f"{stage.key}-{digest(self.shipped[stage.key][0].token)[:8]}"
+        self.keys[stage.key] = [(name, i) for i in range(stage.count)]
+        for i, (key, (body, given)) in enumerate(zip(self.keys[stage.key], bodies, strict=True)):
+            method = body
+            if stage.sink is not None and self.ending is not None:
+                method = Finish(body, self.ending.head, stage.sink, self.ending.folder, self.ending.mark)
+            elif ship is not None:
+                method = Ship(body, ship, self.shipped[stage.key][2] + i)
+            self.graph[key] = task(key, method, *given, *others)
+
+    def whole(self, stage: Stage, index: int, lowered: Lowered) -> Any:
+        """The table of a broadcast link, made once."""
+        link = stage.links[index]
+        sources = lowered.sources(link)
+        if len(sources) == 1:
+            return ref(sources[0])
+        key: Key = (f"broadcast+{stage.name}-{digest([s.key for s in link.stages])[:16]}", 0)
+        self.graph[key] = task(key, Together(_given(link)), refs(sources))
+        return ref(key)
+
+    def cutter(self, stage: Stage, index: int, before: int) -> Hash | Range:
+        """What makes parcels of the partitions of one of the stage's links."""
+        exchange, room = stage.links[index].exchange, self.room or Room("", 1 << 62)
+        writers = sum(link.count for link in stage.links)
+        if exchange.kind == "hash":
+            slots = min(4 * stage.count, max(stage.count, _SLOTS // writers))
+            return Hash(exchange.keys, exchange.types, slots, room, exchange.number, exchange.first)
+        assert exchange.order is not None
+        return Range(exchange.order, min(4 * stage.count, max(stage.count, _SLOTS // writers)), room, exchange.sorted)
+
+    def parcels(self, stage: Stage, index: int, lowered: Lowered) -> list[Key]:
+        link = stage.links[index]
+        found = list[Key]()
+        for upstream in link.stages:
+            if upstream.key in self.shipped:
+                found += self.keys[upstream.key]
+                continue
+            cutter = self.cutter(stage, index, 0)
+            for key in self.keys[upstream.key]:
+                i = len(found)
+                cut: Key = (f"split+{stage.key}", index, i)
+                self.graph[cut] = task(cut, Ship(_same, cutter, i), ref(key))
+                found.append(cut)
+        return found
+
+    def hash(self, stage: Stage, program: Program, lowered: Lowered) -> list[tuple[Any, list[Any]]]:
+        links = [i for i, link in enumerate(stage.links) if link.exchange.kind == "hash"]
+        sides = [self.parcels(stage, i, lowered) for i in links]
+        counts = tuple(map(len, sides))
+        parcels = [key for side in sides for key in side]
+        by: Key = (f"share+{stage.key}", 0)
+        share = Share(stage.count, counts, stage.divisible)
+        receive = [Receive(program, i, counts) for i in range(stage.count)]
+        if self.room is not None:
+            together = refs(parcels)
+            self.graph[by] = task(by, share.of, together)
+            return [(each, [together, ref(by)]) for each in receive]
+        self.graph[by] = task(by, share.of, refs(self.sketches(stage, parcels)))
+        found = list[tuple[Any, list[Any]]]()
+        for i, each in enumerate(receive):
+            picked: list[Key] = [(f"pick+{stage.key}", i, j) for j in range(len(parcels))]
+            for j, (key, parcel) in enumerate(zip(picked, parcels, strict=True)):
+                self.graph[key] = task(key, pick, ref(parcel), j if j < counts[0] else -1, ref(by), i)
+            found.append((each, [refs(picked), ref(by)]))
+        return found
+
+    def range(self, stage: Stage, program: Program, lowered: Lowered) -> list[tuple[Any, list[Any]]]:
+        exchange = stage.links[0].exchange
+        assert exchange.order is not None
+        parcels = self.parcels(stage, 0, lowered)
+        by: Key = (f"cuts+{stage.key}", 0)
+        cuts = Cuts(exchange.order, stage.count)
+        if self.room is not None:
+            together = refs(parcels)
+            self.graph[by] = task(by, cuts, together)
+            return [(Merge(program, i, exchange.order), [together, ref(by)]) for i in range(stage.count)]
+        self.graph[by] = task(by, cuts, refs(self.sketches(stage, parcels)))
+        found = list[tuple[Any, list[Any]]]()
+        for i in range(stage.count):
+            picked: list[Key] = [(f"pick+{stage.key}", i, j) for j in range(len(parcels))]
+            for j, (key, parcel) in enumerate(zip(picked, parcels, strict=True)):
+                self.graph[key] = task(key, Between(i, exchange.order, j), ref(parcel), ref(by))
+            found.append((Picked(program), [refs(picked)]))
+        return found
+
+    def sketches(self, stage: Stage, parcels: list[Key]) -> list[Key]:
+        found: list[Key] = [(f"sketch+{stage.key}", i) for i in range(len(parcels))]
+        for key, parcel in zip(found, parcels, strict=True):
+            self.graph[key] = task(key, sketch, ref(parcel))
+        return found
+
+
+def _given(link: Link) -> Schema:
+    """What a link's parcels hold."""
+    hidden = {link.exchange.number: pl.UInt64()} if link.exchange.number else {}
+    return {**link.stages[0].schema, **hidden}
+
+
+def sketch(parcel: Parcel) -> Parcel:
+    """A parcel without its rows."""
+    return Parcel(parcel.rows, marks=parcel.marks, points=parcel.points, bytes=parcel.bytes)
+
+
+def pick(parcel: Parcel, index: int, shares: Shares, reader: int) -> Parcel:
+    """Of one parcel what one reader takes: this alone travels. `index`: among those of the first side, or -1."""
+    wanted = {slot for slot, first, last in shares[reader] if index < 0 or first <= index < last}
+    frames = tuple(frame if i in wanted else None for i, frame in enumerate(parcel.frames))
+    return Parcel(tuple(n if i in wanted else 0 for i, n in enumerate(parcel.rows)), frames)
+
+
+@dataclass(frozen=True)
+class Between:
+    """Of one parcel the rows between one reader's points: these alone travel."""
+
+    reader: int
+    order: Order
+    index: int
+
+    def __call__(self, parcel: Parcel, points: Sequence[Point]) -> Parcel:
+        frames = tuple(within(parcel, self.index, points, self.reader, self.order))
+        return Parcel(tuple(map(len, frames)), frames)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The beginning of a stage behind a range exchange whose rows were picked."""
+
+    program: Program
+
+    def __call__(self, parcels: Sequence[Parcel], *others: pl.DataFrame) -> pl.DataFrame:
+        return self.program.together([f for p in parcels for f in p.frames if f is not None], *others)
 
 
 def _loader(stage: Stage, ending: Ending | None) -> Loader | None:
@@ -277,9 +504,10 @@ def ending_keys(staged: Staged, lowered: Lowered, target: str) -> list[Key]:
 
 
 def _tree(graph: Graph, stage: Stage, keys: list[Key]) -> list[Key]:
-    assert stage.exchange.combine is not None
-    schema = stage.upstreams[0].schema
-    combine = Combine(Program(stage.steps, (stage.exchange.combine,), None, schema, schema))
+    link = stage.links[0]
+    assert link.exchange.combine is not None
+    schema = link.stages[0].schema
+    combine = Combine(Program(stage.steps, (link.exchange.combine,), None, (), schema, (schema,)))
     name, level = f"combine+{stage.key}", 0
     while len(keys) > FAN_IN:
         level += 1
@@ -290,21 +518,3 @@ def _tree(graph: Graph, stage: Stage, keys: list[Key]) -> list[Key]:
             merged.append(key)
         keys = merged
     return keys
-
-
-def _hash(lowered: Lowered, stage: Stage, program: Program, shares_memory: bool) -> None:
-    graph = lowered.graph
-    split, source = Split(stage.exchange.keys, stage.count), lowered.sources(stage)
-    splits: list[Key] = [(f"split+{stage.key}", i) for i in range(len(source))]
-    for key, given in zip(splits, source, strict=True):
-        graph[key] = task(key, split, ref(given))
-    together = refs(splits)
-    for i, key in enumerate(lowered.keys[stage.key]):
-        if shares_memory:
-            graph[key] = task(key, program.bucket, together, i)
-            continue
-        # across processes a reader gets its bucket alone, not whole partitions
-        picked: list[Key] = [(f"pick+{stage.key}", i, j) for j in range(len(splits))]
-        for pick_key, split_key in zip(picked, splits, strict=True):
-            graph[pick_key] = task(pick_key, pick, ref(split_key), i)
-        graph[key] = task(key, program.many, refs(picked))

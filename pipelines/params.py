@@ -112,10 +112,11 @@ def _declaration(node: Node, issues: list[Issue]) -> tuple[str | None, Node | No
             issues.append(Issue(f"unknown key {key!r} of a parameter", did_you_mean(key, _KEYS), node.keys[key]))
     kind: str | None = None
     if (said := node.value.get("type")) is not None:
-        if said.value in TYPES:
-            kind = str(said.value)
+        plain = said.plain()
+        if isinstance(plain, str) and plain in TYPES:
+            kind = plain
         else:
-            issues.append(Issue(f"unknown type {said.value!r}", did_you_mean(str(said.value), TYPES), said.place))
+            issues.append(Issue(f"unknown type {plain!r}", did_you_mean(str(plain), TYPES), said.place))
     choices = node.value.get("choices")
     if choices is not None and (not isinstance(choices.value, tuple) or not choices.value):
         issues.append(Issue("`choices` is a list of values", "choices: [a, b]", choices.place))

@@ -16,7 +16,7 @@ from pipelines import kernel
 from pipelines.code import Function
 from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, redacted
 from pipelines.spec import Spec, StepSpec
-from pipelines.steps.base import Appending, Context, Input, Operation, Output, Problems
+from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Output, Problems
 from pipelines.types import Schema, dtype_name
 
 
@@ -36,6 +36,8 @@ class Node:
     functions: tuple[Function, ...]
     """Of the user's, that it calls."""
     place: Place
+    origin: str = ""
+    """The step that a pass made this one of."""
 
     @property
     def runs_python(self) -> bool:
@@ -172,7 +174,7 @@ def _witness(node: Node, operation: Operation, schemas: list[Schema]) -> Issue |
         return None  # it says its types itself
     frames = [witness(schema) for schema in schemas]
     try:
-        whole = operation.together(frames) if isinstance(operation, Appending) else operation.whole(frames[0])
+        whole = operation.together(frames) if isinstance(operation, Appending | Joining) else operation.whole(frames[0])
         kernel.collect(whole, node.schema)
     except DataError:
         pass  # a value that could not be cast: data may be better

@@ -10,26 +10,32 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
+from dask.utils import parse_bytes
 
 from pipelines import kernel, report
 from pipelines.code import Code, provided
 from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
+from pipelines.exchange import Room, room
 from pipelines.executors.base import Executor, Progress
 from pipelines.graph import Graph
 from pipelines.lower import REJECTS, Ending, Lowered, Part, ending_keys, lower, resolved, temporary
+from pipelines.passes import Layout
 from pipelines.plan import Plan
 from pipelines.spec import EXECUTORS, Spec
 from pipelines.stages import Staged, cut, needed
 from pipelines.steps.base import Output
 
 Say = Callable[[str], None]
+_IN_MEMORY = 0.25
+"""What part of the memory exchanges may take before they use files."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,13 @@ def execute(
     performance_report: bool = False,
     show_progress: bool = False,
     done: Callable[[Executor, Result], None] = lambda executor, result: None,
+    layout: Layout | None = None,
 ) -> Result:
     """One run, from plan to record. `done` is called with the executor still open."""
     began = time.time()
     if to is not None:
         plan.step(to)
-    staged = cut(plan, (to,) if to is not None else ())
+    staged = cut(plan, (to,) if to is not None else (), layout)
     with _folder(plan.spec, staged, began) as (folder, record):
         mark = folder.name.rsplit("-", 1)[-1]
         report_path = folder / "performance_report.html" if performance_report else None
@@ -84,12 +91,13 @@ def execute(
             say(f"running {plan.spec.name} on {opened.described}")
             opened.reaches(folder)
             opened.ship(_codes(staged))
-            lowered = lower(staged, shares_memory=opened.shares_memory, ending=Ending(str(folder), mark, head))
-            progress = Progress()
-            with report.shown(progress, _totals(staged, lowered) if show_progress else {}):
-                parts = _compute(opened, staged, lowered, progress)
+            with _room(plan.spec, staged, opened) as where:
+                lowered = lower(staged, room=where, ending=Ending(str(folder), mark, head))
+                progress = Progress()
+                with report.shown(progress, _totals(staged, lowered) if show_progress else {}):
+                    parts = _compute(opened, staged, lowered, progress)
             outputs = {target: _commit(staged, target, found, folder, mark, head) for target, found in parts.items()}
-            stages = tuple(_timed(staged, progress))
+            stages = tuple(_timed(staged, lowered, progress))
             result = Result(folder, outputs, stages, time.time() - began, _rejected(folder))
             opened.finished()
             record(result, opened.described)
@@ -114,6 +122,20 @@ def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Pro
                     graph.pop(key, None)  # nothing else refers to it: its memory is free
     results = iter(executor.compute(graph, [key for target in staged.targets for key in ends[target]], progress))
     return {target: [next(results) for _ in ends[target]] for target in staged.targets}
+
+
+def _room(spec: Spec, staged: Staged, executor: Executor) -> AbstractContextManager[Room | None]:
+    """For rows on their way. Where processes share no disk there is none: they travel from worker to worker."""
+    kinds = {link.exchange.kind for stage in staged.stages for link in stage.links}
+    if not executor.shares_disk or not kinds & {"hash", "range"}:
+        return nullcontext(None)
+    memory = (
+        parse_bytes(spec.executor.memory_limit) if spec.executor.memory_limit else psutil.virtual_memory().available
+    )
+    return room(
+        spec.root / (spec.executor.scratch or "runs/.exchanges"),
+        int(memory * _IN_MEMORY) if executor.shares_memory else 0,
+    )
 
 
 def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: str, head: int) -> Produced:
@@ -263,10 +285,10 @@ def _executor(spec: Spec, staged: Staged, kind: str | None, report_path: Path | 
 
 
 def _totals(staged: Staged, lowered: Lowered) -> dict[str, tuple[str, int]]:
-    return {stage.key: (stage.name, stage.count) for stage in staged.stages}
+    return {lowered.keys[stage.key][0][0]: (stage.name, stage.count) for stage in staged.stages if stage.count}
 
 
-def _timed(staged: Staged, progress: Progress) -> Iterator[tuple[str, int, float]]:
+def _timed(staged: Staged, lowered: Lowered, progress: Progress) -> Iterator[tuple[str, int, float]]:
     for stage in staged.stages:
-        timing = progress.timings.get(stage.key)
+        timing = progress.timings.get(lowered.keys[stage.key][0][0]) if stage.count else None
         yield stage.name, stage.count, max(0.0, timing.stop - timing.start) if timing else 0.0

@@ -48,7 +48,13 @@ class ExecutorOptions(BaseModel):
         None, ge=1, description="Threads (processes, local: of each worker). Default: all cores, shared out."
     )
     memory_limit: str | None = Field(
-        None, pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="processes, local: of each worker, as 2GiB."
+        None,
+        pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$",
+        description="processes, local: of each worker, as 2GiB. serial, threads: of the process; exchanges use a quarter, then files.",
+    )
+    scratch: str | None = Field(
+        None,
+        description="The folder for rows on their way between stages, where memory does not hold them. Default: runs/.exchanges.",
     )
     address: str | None = Field(
         None, pattern=r"^[a-z]+://.", description="address: of a running Dask scheduler, as tcp://host:8786."
@@ -392,6 +398,12 @@ def _wanted(found: Any) -> str:
         return "a text of the form below"
     if kind in ("greater_than_equal", "less_than_equal"):
         return f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
+    if kind in ("too_short", "too_long"):
+        return (
+            f"a list of {context['min_length']} or more"
+            if "min_length" in context
+            else f"a list of at most {context['max_length']}"
+        )
     said = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     return str(context["expected"]) if kind == "literal_error" else _WANTED.get(kind, said)
 

@@ -2,42 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import functools
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import polars as pl
 
+from pipelines import passes
+from pipelines.estimates import Estimate, estimate, shrinks
+from pipelines.order import Order
+from pipelines.passes import Layout
 from pipelines.plan import Node, Plan, digest
-from pipelines.steps.base import Appending, Apply, Columns, Input, Keyed, Operation, Output, Reduction
+from pipelines.steps.base import Appending, Apply, Columns, Input, Joining, Keyed, Operation, Output, Reduction, Sorting
 from pipelines.types import Schema
 
-ExchangeKind = Literal["none", "gather", "tree", "hash"]
-HASH_PARTITIONS = 32
-"""At most so many partitions behind a hash exchange."""
-
-
-@dataclass(frozen=True)
-class Sort:
-    """Rows in order, NULL last, equal ones as they came."""
-
-    by: tuple[str, ...]
-    descending: tuple[bool, ...] = ()
-
-    def __call__(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return frame.sort(self.by, descending=self.descending or False, nulls_last=True, maintain_order=True)
+ExchangeKind = Literal["none", "gather", "tree", "hash", "range", "broadcast"]
+_PART, _MOST = 48 << 20, 4096
+"""Behind an exchange: about so many bytes in a partition, and at most so many partitions."""
+_BROADCAST = 32 << 20
+"""A side of a join of up to so many bytes is given whole to every partition of the other."""
+_SMALL = 16 << 20
+"""Of so few bytes of input nothing is estimated: whatever they become, it fits in one partition."""
+_SHRUNK = 0.25
+"""Partial results pay when there are at most so many of them for each row."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """How a stage's partitions are made of those of the stage before it.
+    """How a stage's partitions are made of those of the stages before it.
 
-    none: one of one. gather: one of all, in order. tree: one of all, `combine`d in groups on the way. hash: rows by their keys.
+    none: one of one. gather: one of all, in order. tree: one of all, `combine`d in groups on the way. broadcast: every
+    partition gets all. hash: rows by their keys. range: rows in order, cut where partitions get about as many.
     """
 
     kind: ExchangeKind = "none"
     keys: tuple[str, ...] = ()
+    types: tuple[pl.DataType, ...] = ()
+    """What the keys are cast to before they are hashed: both sides of a join meet."""
     combine: Apply | None = None
+    order: Order | None = None
+    sorted: bool = False
+    """Whether the rows of each partition are in that order already."""
+    number: str = ""
+    """A column to add: the row's place in the whole table."""
+    first: int = 0
+    """The number of the first partition among those of all inputs."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """What an exchange takes partitions from: these stages', one after another."""
+
+    stages: tuple[Stage, ...]
+    exchange: Exchange
+
+    @property
+    def count(self) -> int:
+        return sum(stage.count for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class With:
+    """What is done to two tables, of which one is that of a link."""
+
+    join: Callable[[pl.LazyFrame, pl.LazyFrame, bool], pl.LazyFrame]
+    link: int
+    flipped: bool = False
+    """Whether the link's table is the first of the two."""
+    ordered: bool = True
+
+    def __call__(self, frame: pl.LazyFrame, other: pl.LazyFrame) -> pl.LazyFrame:
+        return self.join(*((other, frame) if self.flipped else (frame, other)), self.ordered)
 
 
 @dataclass(frozen=True)
@@ -48,12 +86,13 @@ class Stage:
     """Steps joined by +: the name of its tasks."""
     steps: tuple[str, ...]
     input: Input | None
-    upstreams: tuple[Stage, ...]
-    """What the exchange takes partitions from, one after another."""
-    exchange: Exchange
-    program: tuple[Apply, ...]
+    links: tuple[Link, ...]
+    """The first is what the query begins with, unless there is an input; the others are for steps of two tables."""
+    program: tuple[Apply | With, ...]
     reduction: Reduction | None
     """The operation whose `partial` ends the program, for its `refine`."""
+    after: tuple[Apply | With, ...]
+    """What is done to the state then, in a query of its own."""
     schema: Schema
     count: int
     """Partitions."""
@@ -62,10 +101,16 @@ class Stage:
     columns: tuple[str, ...] = ()
     """Of a source: the columns to read."""
     runs_python: bool = False
+    divisible: bool = False
+    """Whether the rows of one key of the first link may be in several partitions."""
 
     @property
     def key(self) -> str:
         return f"{self.name}-{self.token}"
+
+    @property
+    def upstreams(self) -> tuple[Stage, ...]:
+        return tuple(stage for link in self.links for stage in link.stages)
 
 
 @dataclass(frozen=True)
@@ -77,6 +122,8 @@ class Staged:
     stages: tuple[Stage, ...]
     tables: Mapping[str, tuple[Stage, ...]]
     """Step (checkpoint, target or sink): the stages whose partitions, one after another, it is. A union leaves several."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """(pass, what it did)."""
 
 
 @dataclass(frozen=True)
@@ -85,40 +132,69 @@ class _Chain:
 
     steps: tuple[str, ...]
     input: Input | None
-    upstreams: tuple[Stage, ...]
-    exchange: Exchange
+    links: tuple[Link, ...]
     schema: Schema
     count: int
     token: str
-    program: tuple[Apply, ...] = ()
+    program: tuple[Apply | With, ...] = ()
     columns: tuple[str, ...] = ()
     runs_python: bool = False
+    divisible: bool = False
+    number: str = ""
+    """A column with each row's place in the table, when the rows are not in its order."""
+    reduction: Reduction | None = None
+    after: tuple[Apply | With, ...] = ()
+    placed: tuple[str, ...] = ()
+    """Rows in which these columns are equal are in one partition, and in the table's order there."""
 
-    def then(self, node: Node, apply: Apply, schema: Schema, index: int = 0) -> _Chain:
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that have its rows already."""
+        links = self.links
+        nothing = not self.program and self.input is None and len(links) == 1 and links[0].exchange.kind == "none"
+        return links[0].stages if nothing else ()
+
+    def then(self, node: Node, apply: Apply | With, schema: Schema, index: int = 0) -> _Chain:
+        hidden = {self.number: pl.UInt64()} if self.number else {}
         return replace(
             self,
             steps=self.steps if node.name in self.steps else (*self.steps, node.name),
-            program=(*self.program, apply),
-            schema=schema,
-            token=digest(self.token, node.identity, list(schema), index),
+            program=self.program if self.reduction else (*self.program, apply),
+            after=(*self.after, apply) if self.reduction else (),
+            schema={**schema, **hidden},
+            token=digest(self.token, node.identity, list(schema), index, len(self.program)),
             runs_python=self.runs_python or node.runs_python,
         )
 
-    def close(self, reduction: Reduction | None = None, sink: Output | None = None) -> Stage:
+    def joined(self, node: Node, joining: Joining, other: tuple[Stage, ...], schema: Schema, ordered: bool) -> _Chain:
+        """With a table that every partition gets."""
+        link = Link(other, Exchange("broadcast"))
+        token = digest(self.token, [stage.token for stage in other])
+        step = With(joining.join, len(self.links), joining.main == 1, ordered)
+        return replace(self, links=(*self.links, link), token=token).then(node, step, schema, int(ordered))
+
+    def reduced(self, node: Node, reduction: Reduction) -> _Chain:
+        """Up to the states of its rows; what follows is done to them."""
+        return replace(self.then(node, reduction.partial, reduction.state), reduction=reduction)
+
+    def close(self, sink: Output | None = None) -> Stage:
         return Stage(
             name=_joined(self.steps),
             steps=self.steps,
             input=self.input,
-            upstreams=self.upstreams,
-            exchange=self.exchange,
+            links=self.links,
             program=self.program,
-            reduction=reduction,
+            reduction=self.reduction,
+            after=self.after,
             schema=self.schema,
             count=self.count,
-            token=digest(self.token, "partial" if reduction else "", self.exchange.kind)[:16],
+            token=digest(self.token, "partial" if self.reduction else "", [link.exchange.kind for link in self.links])[
+                :16
+            ],
             sink=sink,
             columns=self.columns,
             runs_python=self.runs_python,
+            divisible=self.divisible,
         )
 
 
@@ -126,72 +202,240 @@ def _joined(steps: tuple[str, ...]) -> str:
     return "+".join(steps if len(steps) <= 6 else (*steps[:3], "..", *steps[-2:]))
 
 
+Chains = tuple[_Chain, ...]
+
+
 @dataclass
 class _Cutter:
     plan: Plan
     targets: tuple[str, ...]
+    layout: Layout
     wanted: Mapping[str, Columns]
+    ordered: Mapping[str, bool]
     consumers: Mapping[str, int]
-    open: dict[str, tuple[_Chain, ...]] = field(default_factory=dict)
+    number: str
+    """A name that no column has."""
+    estimates: Callable[[], Mapping[str, Estimate]]
+    open: dict[str, Chains] = field(default_factory=dict)
     closed: dict[str, tuple[Stage, ...]] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def stage(self, stage: Stage) -> Stage:
         self.stages.append(stage)
         return stage
 
+    def spread(self, chains: Chains) -> tuple[Stage, ...]:
+        return tuple(stage for chain in chains for stage in chain.stages or (self.stage(chain.close()),))
+
     def table(self, name: str) -> tuple[Stage, ...]:
         """The stages whose partitions are the step's table."""
         if name not in self.closed:
-            self.closed[name] = tuple(self.stage(chain.close()) for chain in self.open[name])
+            self.closed[name] = self.spread(self.settled(self.open[name]))
         return self.closed[name]
 
     def is_cut(self, name: str) -> bool:
         return name in self.targets or self.plan.nodes[name].checkpoint or self.consumers[name] > 1
 
-    def before(self, node: Node, name: str) -> tuple[_Chain, ...]:
+    def before(self, node: Node, name: str) -> Chains:
         if self.is_cut(name):
-            return tuple(_after((stage,), (node.name,)) for stage in self.table(name))
+            return tuple(_after((node.name,), Link((stage,), Exchange()), stage.count) for stage in self.table(name))
         return self.open[name]
 
-    def chains(self, node: Node) -> tuple[_Chain, ...]:
+    def settled(self, chains: Chains) -> Chains:
+        """With the rows in the table's order, and without their numbers."""
+        return tuple(self._settled(chain) for chain in chains)
+
+    def _settled(self, chain: _Chain) -> _Chain:
+        if not chain.number:
+            return replace(chain, placed=())
+        schema = {name: t for name, t in chain.schema.items() if name != chain.number}
+        order = Order((chain.number,))
+        self.notes.append(("order", f"{chain.steps[-1]}: its rows are put back into their order"))
+        link = Link(self.spread((chain,)), Exchange("range", order=order))
+        return replace(_after(chain.steps[-1:], link, chain.count), program=(order,), schema=schema)
+
+    def size(self, name: str) -> float:
+        """Bytes of a step's table, as far as its columns are read."""
+        if self.input_bytes <= _SMALL:
+            return 0.0
+        found = self.estimates()[name]
+        return found.rows * found.width(self.wanted[name])
+
+    def parts(self, *names: str) -> int:
+        """How many partitions hold these tables."""
+        size = sum(self.size(name) for name in names)
+        return self.layout.partitions or max(1, min(_MOST, math.ceil(size / _PART)))
+
+    @cached_property
+    def input_bytes(self) -> int:
+        """Of all sources that the targets need."""
+        nodes = self.plan.upstream(self.targets)
+        return sum(node.bound.bytes for node in nodes if isinstance(node.bound, Input))
+
+    def chains(self, node: Node) -> Chains:
         wanted = self.wanted[node.name]
         if isinstance(node.bound, Input):
             return (_first(node, node.bound, wanted),)
         assert isinstance(node.bound, Operation)
         operation = node.bound.prune(wanted)
         schema = {name: t for name, t in operation.schema.items() if name in wanted}
+        if isinstance(operation, Joining):
+            return self.joined(node, operation, schema)
         if isinstance(operation, Appending):
             return tuple(
                 chain.then(node, operation.part(i), schema, i)
                 for i, name in enumerate(node.inputs)
-                for chain in self.before(node, name)
+                for chain in self.settled(self.before(node, name))
             )
         chains = self.before(node, *node.inputs)
         if operation.placement == "anywhere":
-            return tuple(chain.then(node, operation.apply, schema) for chain in chains)
+            return tuple(self.anywhere(node, operation, chain, schema) for chain in chains)
+        if isinstance(operation, Keyed) and operation.placement == "by_key":
+            return self.keyed(node, operation, chains, schema)
         if isinstance(operation, Reduction):
-            partials = tuple(
-                self.stage(chain.then(node, operation.partial, operation.state).close(operation)) for chain in chains
-            )
-            combined = _after(partials, (node.name,), Exchange("tree", combine=operation.combine))
-            return (combined.then(node, operation.apply, schema),)
-        count = sum(chain.count for chain in chains)
-        if count == 1:
+            return self.reduced(node, operation, chains, schema)
+        chains = self.settled(chains)
+        if len(chains) == 1 and chains[0].count == 1:
             return (chains[0].then(node, operation.whole, schema),)
-        spread = tuple(self.stage(chain.close()) for chain in chains)
-        if isinstance(operation, Keyed) and operation.placement == "by_key" and not operation.keeps_rows:
-            grouped = _after(spread, (node.name,), Exchange("hash", keys=operation.keys), min(count, HASH_PARTITIONS))
-            met = self.stage(grouped.then(node, operation.apply, operation.met or schema).close())
-            return (_after((met,), (node.name,), Exchange("gather")).then(node, Sort(operation.sorted), schema),)
-        return (_after(spread, (node.name,), Exchange("gather")).then(node, operation.whole, schema),)
+        if isinstance(operation, Sorting) and (count := self.parts(*node.inputs)) > 1:
+            link = Link(self.spread(chains), Exchange("range", order=operation.order))
+            return (_after((node.name,), link, count).then(node, operation.apply, schema),)
+        return (self.gathered(node, chains).then(node, operation.whole, schema),)
+
+    def anywhere(self, node: Node, operation: Operation, chain: _Chain, schema: Schema) -> _Chain:
+        if chain.number and not operation.passes(frozenset()):
+            chain = self._settled(chain)
+        kept = chain.placed if operation.passes(frozenset(chain.placed)) else ()
+        return replace(chain.then(node, operation.apply, schema), placed=kept)
+
+    def gathered(self, node: Node, chains: Chains) -> _Chain:
+        return _after((node.name,), Link(self.spread(chains), Exchange("gather")), 1)
+
+    def keyed(self, node: Node, operation: Keyed, chains: Chains, schema: Schema) -> Chains:
+        if len(chains) == 1 and chains[0].count == 1 and not chains[0].number:
+            return (chains[0].then(node, operation.whole, schema),)
+        met = operation.met or schema
+        if (
+            len(chains) == 1
+            and chains[0].placed
+            and frozenset(chains[0].placed) <= frozenset(operation.keys)
+            and "placement" in self.layout.passes
+        ):
+            chain = chains[0]
+            placed = ", ".join(chain.placed)
+            self.notes.append(("placement", f"{node.name} finds rows with the same {placed} together: no exchange"))
+            if not operation.keeps_rows:
+                chain = replace(chain, number="", schema={n: t for n, t in chain.schema.items() if n != chain.number})
+            chain = chain.then(node, operation.apply, met)
+        else:
+            chains = self.settled(chains)
+            if type(operation).shrink is not Keyed.shrink:
+                chains = tuple(chain.then(node, operation.shrink, chain.schema) for chain in chains)
+            count = self.parts(*node.inputs)
+            if count == 1:
+                return (self.gathered(node, chains).then(node, operation.whole, schema),)
+            number = self.number if operation.keeps_rows and self.ordered[node.name] else ""
+            chain = self.hashed(node, operation.keys, chains, count, number).then(node, operation.apply, met)
+        if operation.keeps_rows:
+            return (chain,)
+        return (self.ended(node, chain, Order(operation.sorted), schema),)
+
+    def hashed(self, node: Node, keys: tuple[str, ...], chains: Chains, count: int, number: str = "") -> _Chain:
+        types = tuple(chains[0].schema[key] for key in keys)
+        link = Link(self.spread(chains), Exchange("hash", keys, types, number=number))
+        return replace(_after((node.name,), link, count), number=number, placed=keys)
+
+    def ended(self, node: Node, chain: _Chain, order: Order, schema: Schema, presorted: bool = False) -> _Chain:
+        """In the order of the result."""
+        if not self.ordered[node.name]:
+            self.notes.append(("order", f"{node.name}: nothing looks at the order of its rows, they are not sorted"))
+            return replace(chain, schema=schema, placed=())
+        count = self.parts(node.name)
+        stages = self.spread((chain,))
+        kind: ExchangeKind = "gather" if count == 1 else "range"
+        link = Link(stages, Exchange(kind, order=None if count == 1 else order, sorted=presorted))
+        return _after((node.name,), link, count).then(node, order, schema)
+
+    def reduced(self, node: Node, operation: Reduction, chains: Chains, schema: Schema) -> Chains:
+        if operation.sees_order(self.ordered[node.name]):
+            chains = self.settled(chains)
+        chains = tuple(_unnumbered(chain) for chain in chains)
+        count = self.parts(node.name) if operation.groups else 1
+        if count > 1 and sum(chain.count for chain in chains) > 1:
+            small = "partial" in self.layout.passes and self.shrinks(node, operation, sum(c.count for c in chains))
+            how = (
+                "combines in each partition first" if small else "would hardly combine in a partition: its rows travel"
+            )
+            self.notes.append(("partial", f"{node.name} {how}"))
+            if small:
+                spread = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
+                types = tuple(operation.state[key] for key in operation.groups)
+                link = Link(spread, Exchange("hash", operation.groups, types))
+                chain = replace(_after((node.name,), link, count), placed=operation.groups)
+                chain = chain.then(node, operation.apply, schema)
+            else:
+                count = self.parts(*node.inputs)
+                chain = self.hashed(node, operation.groups, chains, count).reduced(node, operation)
+                chain = chain.then(node, operation.apply, schema)
+            return (self.ended(node, chain, Order(operation.groups), schema, presorted=True),)
+        partials = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
+        combined = _after((node.name,), Link(partials, Exchange("tree", combine=operation.combine)), 1)
+        return (combined.then(node, operation.apply, schema),)
+
+    def joined(self, node: Node, joining: Joining, schema: Schema) -> Chains:
+        main, other = (self.before(node, node.inputs[i]) for i in (joining.main, 1 - joining.main))
+        names = node.inputs[joining.main], node.inputs[1 - joining.main]
+        alone = sum(chain.count for chain in main) == 1
+        if (joining.both or joining.unique[joining.main]) and not alone:
+            whole = False
+        elif joining.broadcast is not None:
+            whole = joining.broadcast
+        else:
+            whole = "broadcast" in self.layout.passes and self.size(names[1]) <= _BROADCAST
+        if whole or (alone and sum(chain.count for chain in other) == 1):
+            stages = self.spread(self.settled(other))
+            self.notes.append(("broadcast", f"{node.name}: every partition of {names[0]} gets the whole of {names[1]}"))
+            if not self.ordered[node.name]:
+                main = tuple(_unnumbered(chain) for chain in main)
+            return tuple(chain.joined(node, joining, stages, schema, self.ordered[node.name]) for chain in main)
+        count = self.parts(*node.inputs)
+        number = self.number if self.ordered[node.name] else ""
+        if not number:
+            self.notes.append(("order", f"{node.name}: nothing looks at the order of its rows, they stay as they meet"))
+        links, first = list[Link](), 0
+        for side, chains in zip((joining.main, 1 - joining.main), (main, other), strict=True):
+            stages = self.spread(self.quiet(node, chains) if not number else self.settled(chains))
+            own = number if not links else f"{number}~" if joining.both and number else ""
+            exchange = Exchange("hash", joining.on[side], joining.types, number=own, first=first)
+            links.append(Link(stages, exchange if count > 1 else Exchange("broadcast" if links else "gather")))
+            first += links[-1].count
+        if count == 1:
+            number = ""
+        chain = replace(
+            _several((node.name,), tuple(links), count), number=number, divisible=joining.divisible and count > 1
+        )
+        step = With(joining.join, 1, joining.main == 1, self.ordered[node.name])
+        chain = chain.then(node, step, schema, int(step.ordered))
+        if joining.both and number:
+            chain = chain.then(node, Either(number), schema)
+        return (chain,)
+
+    def quiet(self, node: Node, chains: Chains) -> Chains:
+        """As they are where nobody looks at their order, else in it."""
+        return self.settled(chains) if self.ordered[node.name] else tuple(_unnumbered(chain) for chain in chains)
+
+    def shrinks(self, node: Node, operation: Reduction, partitions: int) -> bool:
+        """Whether partial results are much smaller than what they are made of."""
+        if self.input_bytes <= _SMALL:
+            return True
+        return shrinks(self.estimates()[node.inputs[0]], operation.groups, partitions) <= _SHRUNK
 
     def sink(self, node: Node) -> tuple[Stage, ...]:
         assert isinstance(node.bound, Output)
-        chains = self.before(node, *node.inputs)
+        chains = self.settled(self.before(node, *node.inputs))
         if not node.bound.per_partition and sum(chain.count for chain in chains) > 1:
-            spread = tuple(self.stage(chain.close()) for chain in chains)
-            chains = (_after(spread, (node.name,), Exchange("gather")),)
+            chains = (self.gathered(node, chains),)
         return tuple(self.stage(self.ending(chain, node, node.bound)) for chain in chains)
 
     def ending(self, chain: _Chain, node: Node, output: Output) -> Stage:
@@ -199,13 +443,26 @@ class _Cutter:
         return replace(chain, steps=steps, token=digest(chain.token, node.identity)).close(sink=output)
 
 
+@dataclass(frozen=True)
+class Either:
+    """The number of a row that came from either side of a join."""
+
+    number: str
+
+    def __call__(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.with_columns(pl.coalesce(self.number, f"{self.number}~"))
+
+
+def _unnumbered(chain: _Chain) -> _Chain:
+    return replace(chain, number="", schema={name: t for name, t in chain.schema.items() if name != chain.number})
+
+
 def _first(node: Node, given: Input, wanted: Columns) -> _Chain:
     schema = {name: t for name, t in node.schema.items() if name in wanted}
     return _Chain(
         steps=(node.name,),
         input=given,
-        upstreams=(),
-        exchange=Exchange(),
+        links=(),
         schema=schema,
         count=len(given.partitions),
         token=digest(node.identity, list(schema), [repr(p) for p in given.partitions]),
@@ -214,39 +471,53 @@ def _first(node: Node, given: Input, wanted: Columns) -> _Chain:
     )
 
 
-def _after(
-    stages: tuple[Stage, ...], steps: tuple[str, ...], exchange: Exchange | None = None, count: int | None = None
-) -> _Chain:
-    exchange = exchange or Exchange()
-    single = exchange.kind in ("gather", "tree")
+def _after(steps: tuple[str, ...], link: Link, count: int) -> _Chain:
+    return _several(steps, (link,), count)
+
+
+def _several(steps: tuple[str, ...], links: tuple[Link, ...], count: int) -> _Chain:
+    schema = dict(links[0].stages[0].schema)
+    if number := links[0].exchange.number:
+        schema[number] = pl.UInt64()
     return _Chain(
         steps=steps,
         input=None,
-        upstreams=stages,
-        exchange=exchange,
-        schema=stages[0].schema,
-        count=count or (1 if single else stages[0].count),
-        token=digest([stage.token for stage in stages], exchange.kind, exchange.keys, count),
-    )
+        links=links,
+        schema=schema,
+        count=count,
+        token=digest([[[stage.token for stage in link.stages], link.exchange.kind, link.exchange.keys, link.exchange.number, repr(link.exchange.order)] for link in links], count),
+    )  # fmt: skip
 
 
-def cut(plan: Plan, targets: tuple[str, ...] = ()) -> Staged:
+def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None) -> Staged:
     """Stages for the targets (default: all ends). A target's table keeps all its columns; others only those that are read."""
+    layout = layout or Layout()
     targets = targets or plan.ends
+    notes = list[tuple[str, str]]()
+    given = plan
+    if "shared" in layout.passes:
+        plan = passes.share(plan)
+        for node in given.upstream(targets):
+            if node not in plan.upstream(targets) and plan.nodes[node.name].inputs == node.inputs:
+                notes.append(("shared", f"{node.name} is computed once, with another step that means the same"))
+    if "filters" in layout.passes:
+        plan = passes.filters(plan, targets)
+        for node in plan.upstream(targets):
+            if node.name not in given.nodes:
+                notes.append(
+                    ("filters", f"{node.name.split()[0]} is tested early, on {node.inputs[0]}, before rows travel")
+                )
     nodes = plan.upstream(targets)
-    wanted = dict[str, Columns]()
+    wanted = passes.columns(plan, targets) if "columns" in layout.passes else passes.all_columns(plan, targets)
+    seen = passes.order(plan, targets)
+    ordered = seen if "order" in layout.passes else dict.fromkeys(seen, True)
     consumers = dict.fromkeys((node.name for node in nodes), 0)
-    for node in reversed(nodes):
-        mine = wanted.get(node.name, frozenset())
-        if node.name in targets or node.role == "sink":
-            mine = frozenset(node.schema)
-        # a query without columns has no rows: count(*) needs one to count by
-        mine = mine or frozenset(list(node.schema)[:1])
-        wanted[node.name] = mine
-        for i, name in enumerate(node.inputs):
+    for node in nodes:
+        for name in node.inputs:
             consumers[name] += 1
-            wanted[name] = wanted.get(name, frozenset()) | _reads(node, i, mine)
-    cutter = _Cutter(plan, targets, wanted, consumers)
+    number = max((name for node in nodes for name in node.schema), key=len, default="") + "~"
+    estimates = functools.cache(lambda: estimate(plan, targets))
+    cutter = _Cutter(plan, targets, layout, wanted, ordered, consumers, number, estimates)
     tables = dict[str, tuple[Stage, ...]]()
     for node in nodes:
         if node.role == "sink":
@@ -255,14 +526,7 @@ def cut(plan: Plan, targets: tuple[str, ...] = ()) -> Staged:
         cutter.open[node.name] = cutter.chains(node)
         if node.name in targets or node.checkpoint:
             tables[node.name] = cutter.table(node.name)
-    return Staged(plan, targets, tuple(cutter.stages), tables)
-
-
-def _reads(node: Node, index: int, wanted: Columns) -> Columns:
-    """The columns of the node's input of that index that its own columns `wanted` need."""
-    if isinstance(node.bound, Appending):
-        return node.bound.reads_of(index, wanted)
-    return node.bound.reads(wanted) if isinstance(node.bound, Operation) else wanted
+    return Staged(plan, targets, tuple(cutter.stages), tables, (*notes, *cutter.notes))
 
 
 def needed(stages: Iterable[Stage], kept: Collection[Stage] = ()) -> list[Stage]:

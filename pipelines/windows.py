@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipelines.aggregates import canonical
+from pipelines.order import Order
 
 Ints = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
@@ -64,19 +65,6 @@ _RANKS = ("row_number", "rank", "dense_rank", "ntile")
 _PICKS = ("lag", "first_value", "last_value", "forward", "backward")
 RANKING = (*_RANKS, "percent_rank", "cume_dist")
 """Functions of a row's place alone."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """Columns in which rows are put, NULL last, equal ones in the table's order."""
-
-    by: tuple[str, ...]
-    descending: tuple[bool, ...]
-
-    def sorted(self, value: pl.Expr) -> pl.Expr:
-        if not self.by:
-            return value
-        return value.sort_by(self.by, descending=list(self.descending), nulls_last=True, maintain_order=True)
 
 
 def _numbered(table: pl.DataFrame) -> tuple[pl.DataFrame, str]:

@@ -6,7 +6,7 @@ import polars as pl
 
 from pipelines import kernel
 from pipelines.plan import Plan
-from pipelines.steps.base import Appending, Input, Operation
+from pipelines.steps.base import Appending, Input, Joining, Operation
 
 
 def oracle(plan: Plan) -> dict[str, pl.DataFrame]:
@@ -19,6 +19,10 @@ def oracle(plan: Plan) -> dict[str, pl.DataFrame]:
             tables[node.name] = pl.concat(parts) if parts else pl.DataFrame(schema=dict(node.schema))
         elif isinstance(node.bound, Operation):
             frames = [tables[name].lazy() for name in node.inputs]
-            whole = node.bound.together(frames) if isinstance(node.bound, Appending) else node.bound.whole(*frames)
+            whole = (
+                node.bound.together(frames)
+                if isinstance(node.bound, Appending | Joining)
+                else node.bound.whole(*frames)
+            )
             tables[node.name] = kernel.collect(whole, node.schema)
     return tables

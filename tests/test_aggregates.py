@@ -21,8 +21,8 @@ from polars.testing import assert_frame_equal
 
 from pipelines.aggregates import FUNCTIONS
 from pipelines.errors import DataError, Place
+from pipelines.exchange import Hash, Room
 from pipelines.kernel import KernelError, collect
-from pipelines.lower import Split
 from pipelines.source import Node
 from pipelines.steps.aggregate import Aggregate, Aggregated, AggregatedByKey
 from pipelines.steps.base import Context, Operation, Problems
@@ -353,6 +353,12 @@ def test_two_calls_that_look_alike_are_two() -> None:
 # ---- keys, names, ties
 
 
+def split(frame: pl.DataFrame, count: int) -> list[pl.DataFrame]:
+    """By the hash of the column k."""
+    parcel = Hash(("k",), (frame.schema["k"],), count, Room("", 1 << 40))(frame, 0)
+    return [frame.clear() if slot is None else slot for slot in parcel.frames]
+
+
 def test_equal_keys_meet_whatever_their_bits() -> None:
     """Two zeros and every NaN are one key, in the reduction and behind the hash exchange."""
     raw = np.array(
@@ -362,7 +368,7 @@ def test_equal_keys_meet_whatever_their_bits() -> None:
     assert reduced(bind(dict(frame.schema), by="k", n="count(*)"), pieces(frame, 3))["n"].to_list() == [2, 1, 3]
     step = bind(dict(frame.schema), by="k", m="median(x)")
     assert isinstance(step, AggregatedByKey)
-    splits = [Split(("k",), 4)(part) for part in pieces(frame, 6)]
+    splits = [split(part, 4) for part in pieces(frame, 6)]
     found = [collect(step.apply(pl.concat([s[i] for s in splits]).lazy()), step.schema) for i in range(4)]
     answer = collect(pl.concat(found).lazy().sort(step.sorted, nulls_last=True), step.schema)
     assert answer["m"].to_list() == [4.5, 6.0, 2.0]
@@ -393,7 +399,7 @@ def test_every_type_is_a_key(dtype: pl.DataType) -> None:
     assert reduction["n"].to_list() == [8, 4]
     step = bind(dict(frame.schema), by="k", n="count(distinct x)")
     assert isinstance(step, AggregatedByKey)
-    splits = [Split(("k",), 3)(part) for part in pieces(frame, 5)]
+    splits = [split(part, 3) for part in pieces(frame, 5)]
     found = [collect(step.apply(pl.concat([s[i] for s in splits]).lazy()), step.schema) for i in range(3)]
     assert collect(pl.concat(found).lazy().sort(step.sorted, nulls_last=True), step.schema)["n"].to_list() == [4, 4]
     for name in ("min", "max", "first", "last", "count"):
@@ -403,7 +409,7 @@ def test_every_type_is_a_key(dtype: pl.DataType) -> None:
 
 def test_a_column_may_be_named_like_the_exchanges_own() -> None:
     frame = pl.DataFrame({"k": ["a", "b", "c"], "~bucket": [1, 2, 3]})
-    buckets = Split(("k",), 4)(frame)
+    buckets = split(frame, 4)
     assert_frame_equal(pl.concat(buckets).sort("k"), frame)
 
 

@@ -264,16 +264,10 @@ def test_plan_of_several_branches(project: Path, capsys: pytest.CaptureFixture[s
         out.split("in every partition\n")[1]
         == """\
   1. prices + more: 4 partitions
-  2. medians (its rows): 4 partitions
-     <- each partition of stage 1; a cut: more is read by several steps
-  3. medians (in part): 4 partitions
-     <- hash by Symbol of stage 2, 4 to 4 partitions: medians needs rows with the same Symbol together
-  4. medians: 1 partition
-     <- gather of stage 3, 4 to 1 partition: medians puts its partitions together, in order
-  5. ordered (its rows): 4 partitions
-     <- each partition of stage 1; a cut: more is read by several steps
-  6. ordered + parts: 1 partition
-     <- gather of stage 5, 4 to 1 partition: ordered needs all rows in one place, in order
+  2. medians: 1 partition
+     <- gather of stage 1, 4 to 1 partition: medians needs all rows in one place, in order
+  3. ordered + parts: 1 partition
+     <- gather of stage 1, 4 to 1 partition: ordered needs all rows in one place, in order
 """
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines import ConfigError, MachineError, code
+from pipelines.code import FunctionError, find
 from pipelines.pipeline import Pipeline, load
 
 Make = Callable[..., Pipeline]
@@ -149,3 +150,13 @@ def test_collecting_reads_only_what_is_imported(project: Path) -> None:
     (project / "c.py").write_text("try:\n    import a\nexcept ImportError:\n    pass\n")
     (project / "d.py").write_text("")
     assert [module.name for module in code.collect("a", [project]).modules] == ["a", "b", "c"]
+
+
+def test_a_missing_module_of_a_package_belongs_into_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "__init__.py").write_text("")
+    with pytest.raises(FunctionError) as caught:
+        find("tools.absent:f", [tmp_path / "below", tmp_path])
+    assert caught.value.message == "there is no module 'tools.absent'"
+    assert caught.value.remedy == f"put absent.py into {tmp_path / 'tools'}"

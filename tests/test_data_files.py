@@ -11,15 +11,18 @@ import gzip
 import io
 import json
 import math
-from datetime import date
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines import scan
 from pipelines.cli import main
 from pipelines.errors import DataError, PipelineError
 from pipelines.pipeline import load
@@ -96,6 +99,31 @@ CASES: dict[str, tuple[Files, str, list[Any] | str]] = {
     "beyond 64 bits": (one("a\n1\n9223372036854775808\n"), "dtypes: {a: int64}", r"x\.csv: row 2, column 'a': '9223372036854775808'"),
     "an exponent": (one("a\n1\n1e3\n"), "dtypes: {a: int64}", r"x\.csv: row 2, column 'a': '1e3'"),
     "an exponent, sampled": (one("a\n1\n1e3\n"), "", [(1.0,), (1000.0,)]),
+    "a number beyond float64": (one("a\n1\ninf\n1e400\n"), "dtypes: {a: float64}", r"x\.csv: row 3, column 'a': '1e400' is not float64"),
+    "a number beyond float32": (one("a,b\n1,1\n-1e39,2\n"), "dtypes: {a: float32}", r"x\.csv: row 2, column 'a': '-1e39' is not float32"),
+    "a number beyond float64, ragged": (one("a,b\n1,x\n1e400\n"), "dtypes: {a: float64}, ragged: null", r"x\.csv: row 2, column 'a': '1e400' is not float64"),
+    "a number beyond float64, dropped": (one("a\n1\ninf\n1e400\n"), "dtypes: {a: float64}, bad_rows: drop", [(1.0,), (math.inf,)]),
+    "a number beyond float64, commas": (one("a;b\n1,5;x\n-1e400;y\n"), 'separator: ";", decimal: ",", dtypes: {a: float64}', r"x\.csv: row 2, column 'a': '-1e400' is not float64"),
+    "infinities with commas": (one("a;b\n1,5;x\n-inf;y\n"), 'separator: ";", decimal: ",", dtypes: {a: float64}', [(1.5, "x"), (-math.inf, "y")]),
+    "the largest number, and a text that looks larger": (one("a,b\n1.7976931348623157e308,1e400\ninf,x\n"), "dtypes: {a: float64}", [(1.7976931348623157e308, "1e400"), (math.inf, "x")]),
+    "digits beyond a decimal's": (one("a\n1.25\n1.239\n"), 'dtypes: {a: "decimal(10,2)"}', r"x\.csv: row 2, column 'a': '1\.239' is not decimal\(10,2\)"),
+    "digits beyond a decimal's, commas": (one("a;b\n1,25;x\n1,239;y\n"), 'separator: ";", decimal: ",", dtypes: {a: "decimal(10,2)"}', r"x\.csv: row 2, column 'a': '1,239'"),
+    "decimals": (one('a,b\n1.25,1\n 1.2000,2\n-.5,3\n"",4\n'), 'dtypes: {a: "decimal(10,2)"}', [(Decimal("1.25"), 1), (Decimal("1.20"), 2), (Decimal("-0.50"), 3), (None, 4)]),
+    "quoted empty fields": (one('a,b,c\n"","",""\n1,x,2020-01-01\n'), "dtypes: {a: int64, c: date}", [(None, "", None), (1, "x", date(2020, 1, 1))]),
+    "quoted empty fields, sampled": (one('a,b,c\n"","",""\n"1","x",""\n'), "", [(None, "", ""), (1, "x", "")]),
+    "quoted empty fields, dropped": (one('a,b,c\n"","",""\n1,x,2020-01-01\n'), "dtypes: {a: int64, c: date}, bad_rows: drop", [(None, "", None), (1, "x", date(2020, 1, 1))]),
+    "quoted empty fields with formats": (one('a;b\n"";""\n1,5;31/12/2020\n'), 'separator: ";", decimal: ",", dates: {b: "%d/%m/%Y"}', [(None, None), (1.5, date(2020, 12, 31))]),
+    "an offset": (one("a\n\n2020-01-01T10:00:00+05:00\n"), "dtypes: {a: datetime}", r"x\.csv: row 2, column 'a': .* an offset is not dropped\n.*datetime\[us,UTC\]"),
+    "offsets": (one("a\n2020-01-01T10:00:00+05:00\n2020-01-01T10:00:00Z\n"), 'dtypes: {a: "datetime[us,UTC]"}', [(datetime(2020, 1, 1, 5, tzinfo=ZoneInfo("UTC")),), (datetime(2020, 1, 1, 10, tzinfo=ZoneInfo("UTC")),)]),
+    "no offset": (one("a\n2020-01-01T10:00:00\n"), 'dtypes: {a: "datetime[us,Europe/Berlin]"}', r"x\.csv: row 1, column 'a': .* it has no offset"),
+    "offsets with their format": (one("a\n01.01.2020 10:00 +0500\n"), 'dates: {a: "%d.%m.%Y %H:%M %z"}, dtypes: {a: "datetime[us,UTC]"}', [(datetime(2020, 1, 1, 5, tzinfo=ZoneInfo("UTC")),)]),
+    "days first after empty fields": (one("a,b\n,1\n,2\n01/02/2020,3\n"), "dtypes: {a: date}", r"x\.csv: row 3, column 'a': '01/02/2020'"),
+    "a second too many": (one("a\n2020-01-01T10:00:60\n"), "dtypes: {a: datetime}", r"x\.csv: row 1, column 'a': '2020-01-01T10:00:60'"),
+    "times": (one("a\n10:00:01\n10:00:01.5\n"), "dtypes: {a: time}", [(time(10, 0, 1),), (time(10, 0, 1, 500000),)]),
+    "an hour too many": (one("a,b\n,1\n24:00:00,2\n"), "dtypes: {a: time}", r"x\.csv: row 2, column 'a': '24:00:00' is not time"),
+    "a time of another form": (one("a,b\n10:00 PM,1\n"), "dtypes: {a: time}", r"x\.csv: row 1, column 'a': '10:00 PM' is not time"),
+    "a time with its format": (one("a,b\n10.30,1\n"), 'dates: {a: "%H.%M"}', [(time(10, 30), 1)]),
+    "one column, trailing separators": (one("a\nx,\ny,\n"), "", [("x",), ("y",)]),
     "infinities": (one("a\n1\ninf\n-inf\n"), "dtypes: {a: float64}", [(1.0,), (math.inf,), (-math.inf,)]),
     "inf among integers": (one("a\n1\ninf\n"), "dtypes: {a: int64}", r"x\.csv: row 2, column 'a': 'inf'"),
     "leading zeros": (one("a\n007\n"), "dtypes: {a: string}", [("007",)]),
@@ -133,6 +161,15 @@ CASES: dict[str, tuple[Files, str, list[Any] | str]] = {
     "two stray quotes in a row": (one('a,b\n1,5" or 6"\n2,y\n'), "", [(1, '5" or 6"'), (2, "y")]),
     "two stray quotes in two rows": (one('a,b\n1,5" disk\n2,y\n3,6" disk\n4,z\n'), "", r"x\.csv: row 1, column 'b': a stray quote"),
     "two stray quotes, no last separator": (one('b,a\n5" disk,1\ny,2\n6" disk,3\nz,4\n'), "", r"x\.csv: row 1, column 'b': a stray quote"),
+    "a blank before a quoted separator": (one('a,b\n1,x\n2, "y,z"\n'), "", r"x\.csv: row 2, column 'b': a stray quote"),
+    "a quoted separator that makes up for a field": (one('a,b,c\n1,x,2\n2, "y,z"\n'), "", r"x\.csv: row 2, column 'b': a stray quote"),
+    "a blank before quotes, dropped": (one('a,b\n1,x\n2,"y\\"z\\""\n3,u\n'), "bad_rows: drop", [(1, "x"), (3, "u")]),
+    "quotes after backslashes": (one('a,b\n1,"he said \\"yes\\""\n2,y\n'), "", r"x\.csv: row 1, column 'b': a stray quote"),
+    "single quotes within quotes": (one('a,b\n1,x\n2,"y"z"u"\n'), "partitions: 2", r"x\.csv: row 2, column 'b': a stray quote"),
+    "quotes alone": (one('a,b\n1,""""\n2,""""""\n3,"""x"""\n4,""\n'), "", [(1, '"'), (2, '""'), (3, '"x"'), (4, "")]),
+    "a stray quote in the header": (one('a"b,c\n1,x\n2,y\n'), "", r"x\.csv: the header has a stray quote"),
+    "a name whose quote is not closed": (one('a,"b\n1,x\n2,y\n'), "", r"x\.csv: the header has a stray quote"),
+    "line ends converted twice": (one("a,b\r\r\n1,x\r\r\n"), "", r"x\.csv: its lines end in two carriage returns"),
     "text after a quoted field": (one('a,b\n1,"x"y\n2,z\n'), "", r"x\.csv: row 1, column 'b': a stray quote"),
     "a quote in a name": (one('"a ""b""",c\n1,x\n'), "", [(1, "x")]),
     "a newline in a name": (one('"a\nb",c\n1,x\n'), "partitions: 2", [(1, "x")]),
@@ -205,6 +242,14 @@ def test_bad_rows_are_left_out_whatever_is_read(tmp_path: Path, executor: str, k
             table = pl.read_csv(kept)
             assert table.select("file", "row").rows() == BAD_ROWS
             assert table["text"].to_list() == BAD_TEXTS
+
+
+def test_stray_quotes_are_found_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ['a, "b\n,c"\nd,"e"f"\n', '"a""b","c"\n5" or 6"\n', ' "x\ny"\n"z"\n"u"v"', '"\n\n""",1\n,"a"b,"c"\n']
+    for text, expected in zip(texts, [[3, 14], [], [1, 13], [12]], strict=True):
+        for size in (1, 3, 8, 1 << 20):
+            monkeypatch.setattr(scan, "_QUOTED_BLOCK", size)
+            assert list(scan._strays(text.encode(), scan.Csv())) == expected
 
 
 @pytest.mark.parametrize("name", ["a late float", "truncated gzip", "one day first", "two stray quotes in two rows"])

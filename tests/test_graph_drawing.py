@@ -56,7 +56,7 @@ def test_everything_is_in_it(pipeline: Callable[..., Pipeline]) -> None:
     assert sorted(words(node)[0] for node in nodes) == sorted(made.plan().nodes)
     assert len(groups(root, "stage")) == len(staged.stages)
     labels = [words(label)[0] for label in groups(root, "label")]
-    assert sorted(labels) == ["gather · 5 → 1", "gather · 5 → 1", "hash by Symbol · 5 → 5", "tree · 5 → 1"]
+    assert sorted(labels) == ["gather · 5 → 1", "gather · 5 → 1", "tree · 5 → 1"]
     assert [words(mark) for mark in groups(root, "mark")] == [["in memory"], ["Python"]]
     [good] = [node for node in nodes if words(node)[0] == "good"]
     assert words(good) == ["good", "filter", "Close > 0"]

@@ -72,6 +72,8 @@ def test_wrong_values(tmp_path: Path, given: dict[str, Any], expected: str) -> N
         ("  a: {type: int}\n", "2:13: unknown type 'int'\n    did you mean 'integer'?"),
         ("  a: {type: integer, default: x}\n", "2:31: the default of 'a' is 'x', which is not a whole number"),
         ("  a: {type: date, default: 2020-13-01}\n", "2:28: the default of 'a' is '2020-13-01', which is not a date"),
+        ("  a: {type: [integer], default: 1}\n", "2:13: unknown type ['integer']\n    did you mean 'integer'?"),
+        ("  a: {type: {of: integer}}\n", "2:13: unknown type {'of': 'integer'}\n    "),
         ("  a: {default: 3, coices: [3]}\n", "2:19: unknown key 'coices' of a parameter\n    did you mean 'choices'?"),
         ("  a: {default: 3, choices: 4}\n", "2:28: `choices` is a list of values"),
         ("  a: {default: 3, choices: [4, 5]}\n", "2:3: the parameter 'a' is 3\n    choose one of: 4, 5"),

@@ -77,7 +77,7 @@ def test_shipped_configs(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_examples(kind: str) -> None:
-    assert a_step(**yaml.safe_load(KINDS[kind].example)) == []
+    assert a_step(**parse_yaml(KINDS[kind].example, "example").plain()) == []
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ class Executor(AbstractContextManager["Executor"], Protocol):
     slots: int
     """Tasks at once."""
     shares_memory: bool
-    """Whether all tasks run in this process."""
+    """Whether all tasks run in one process."""
+    shares_disk: bool
+    """Whether all tasks see this machine's files."""
     dashboard: str | None
     """The dashboard's link, when it answers."""
 

@@ -40,6 +40,7 @@ class Cluster:
     """An executor whose `client` is connected when it is open."""
 
     shares_memory = False
+    shares_disk = False
     slots = 1
     dashboard: str | None = None
     client: Client

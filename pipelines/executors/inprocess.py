@@ -26,6 +26,7 @@ class Serial:
     kind: ClassVar[str] = "serial"
     slots = 1
     shares_memory = True
+    shares_disk = True
     dashboard: str | None = None
 
     def __enter__(self) -> Serial:

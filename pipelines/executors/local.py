@@ -25,6 +25,7 @@ from pipelines.graph import register_serializers
 
 class Local(Cluster):
     kind: ClassVar[str] = "local"
+    shares_disk = True
 
     def __init__(
         self,

@@ -69,6 +69,22 @@ class Expression:
         except RecursionError:
             raise ExpressionError("the expression is nested too deeply", "split it over several derive steps") from None
 
+    @property
+    def fallible(self) -> bool:
+        """Whether it can raise for some values, as a cast or a product does."""
+        return any(_can_fail(node) for node in self._tree.walk())
+
+    def conjuncts(self) -> list[Expression]:
+        """What AND joins: a row for which all are true is one for which the whole is."""
+        tree = self._tree.unnest()
+        if not isinstance(tree, exp.And):
+            return [self]
+        sides = (
+            Expression(self.text, frozenset(c.name for c in t.find_all(exp.Column)), t)
+            for t in (tree.this, tree.expression)
+        )
+        return [each for side in sides for each in side.conjuncts()]
+
     def __reduce__(self) -> tuple[Callable[[str], Expression], tuple[str]]:
         return parse, (self.text,)
 

@@ -317,7 +317,7 @@ def _epoch(per: int, dtype: pl.DataType) -> Function:
         return Typed(
             divided(micros.cast(FLOAT), pl.lit(1e6))
             if dtype == FLOAT
-            else (micros.abs() // per * micros.sign()).cast(INT),
+            else ((micros.abs() + per // 2) // per * micros.sign()).cast(INT),
             dtype,
         )
 

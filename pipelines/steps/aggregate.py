@@ -41,6 +41,11 @@ class Grouping:
     def names(self) -> list[str]:
         return [name for name, _ in self.keys]
 
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        """Of keys; 0.0 and -0.0 are one, which a test may tell apart."""
+        exact = {name for name, dtype in self.keys if not dtype.is_float()}
+        return (0,) if columns <= exact else ()
+
     def states(self, frame: pl.LazyFrame, careful: bool) -> pl.LazyFrame:
         exprs = [e for c in self.calls for e in c.known.partial(c.argument, c.dtype, c.name, careful)]
         if not self.keys:
@@ -89,6 +94,12 @@ class Aggregated(Reduction):
     def any_order(self) -> bool:
         return all(c.known.kind == "exact" for c in self.grouping.calls)
 
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return self.grouping.tests_early(columns)
+
+    def sees_order(self, wanted: bool) -> bool:
+        return not self.any_order
+
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.states(frame, careful=False)
 
@@ -121,6 +132,13 @@ class AggregatedByKey(Keyed):
     @property
     def keys(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self.grouping.names)
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return self.grouping.tests_early(columns)
+
+    def sees_order(self, wanted: bool) -> bool:
+        # a variance, also of distinct values, is a float sum in the order of the rows
+        return any(FUNCTIONS[c.function].kind == "ordered" or "_distinct" in c.function for c in self.grouping.calls)
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.answers(self.grouping.states(frame, careful=True))

@@ -13,12 +13,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 from pipelines import expressions
 from pipelines.code import Function, FunctionError, find
 from pipelines.errors import Issue, PipelineError, did_you_mean
+from pipelines.order import Order
+from pipelines.scan import Drawn
 from pipelines.source import Node
 from pipelines.types import NAMED, Schema, dtype_name
 
 Apply = Callable[[pl.LazyFrame], pl.LazyFrame]
 Columns = frozenset[str]
-Placement = Literal["anywhere", "reduce", "by_key", "gather"]
+Placement = Literal["anywhere", "reduce", "by_key", "sorted", "gather"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Operation:
     anywhere: `apply` works on any rows by themselves.
     reduce:   `partial` in every partition, `combine` over concatenated results (any number of times), `apply` on what is left
               = the step on all rows.
-    by_key:   `apply` on partitions in which equal `keys` are together; see Keyed.
+    by_key:   `apply` on partitions in which equal `keys` are together; see Keyed, and Joining of two tables.
+    sorted:   `apply` on each of the partitions that hold the rows in order, cut anywhere; see Sorting.
     gather:   `apply` on all rows in order.
     """
 
@@ -43,6 +46,19 @@ class Operation:
     def reads(self, wanted: Columns) -> Columns:
         """The input's columns that the output's columns `wanted` need."""
         raise NotImplementedError
+
+    def passes(self, columns: Columns) -> bool:
+        """Whether these columns, and all that the operation does not know, come out of `apply` as they went in."""
+        return False
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        """Of which inputs rows may be left out before that would be left out after, by a test of these columns (of the result
+        and, with the same types, of those inputs). The planner asks where the columns are there."""
+        return ()
+
+    def sees_order(self, wanted: bool) -> bool:
+        """Whether the answer depends on the order of the input's rows, when the order of its own is `wanted` or not."""
+        return wanted if self.placement == "anywhere" and not self.functions else True
 
     def prune(self, wanted: Columns) -> Operation:
         """The same operation for an input that has only the columns `reads(wanted)`."""
@@ -117,6 +133,54 @@ class Keyed(Operation):
         return done.sort(self.sorted, nulls_last=True, maintain_order=True).select(list(self.schema))
 
 
+class Sorting(Operation):
+    """An operation that puts rows in order."""
+
+    placement: ClassVar[Placement] = "sorted"
+    order: Order
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.order(frame)
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return (0,)
+
+
+class Joining(Operation):
+    """An operation on two tables that wants rows with equal keys together. Its rows are in the order of the `main` one's."""
+
+    placement: ClassVar[Placement] = "by_key"
+    main: int
+    """Which input's rows set the order."""
+    on: tuple[tuple[str, ...], tuple[str, ...]]
+    """The keys of each input."""
+    types: tuple[pl.DataType, ...]
+    """What the keys of both are compared as."""
+    divisible: bool
+    """Whether the rows of one key of the main table may be joined in parts, each with all of the other's."""
+    both: bool
+    """Whether rows of the other table that meet none come out too, after all others, in their order."""
+    broadcast: bool | None
+    """Whether every partition of the main table gets the whole of the other one. None: where that is small."""
+
+    unique: tuple[bool, bool]
+    """Whether a key may be in the left, in the right table once only; that can be seen where all rows of a key are together."""
+
+    def join(self, left: pl.LazyFrame, right: pl.LazyFrame, ordered: bool = True) -> pl.LazyFrame:
+        """Rows in the order of the main table's, for each in the order of the other's, unless not `ordered`; columns that it
+        does not know are left as they are."""
+        raise NotImplementedError
+
+    def reads_of(self, index: int, wanted: Columns) -> Columns:
+        raise NotImplementedError
+
+    def sees_order(self, wanted: bool) -> bool:
+        return wanted
+
+    def together(self, frames: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
+        return self.join(frames[0], frames[1]).select(list(self.schema))
+
+
 class Appending(Operation):
     """An operation on several inputs whose rows follow one another; `part` of each works on any rows by themselves."""
 
@@ -134,6 +198,12 @@ class Appending(Operation):
 
 class Loader(Protocol):
     """Makes a source's partitions into rows, inside a task; picklable."""
+
+    def sample(self, partitions: Sequence[Any]) -> Drawn:
+        """Some rows of the table that these partitions are, and how many it has: the same for the same data, however it is cut.
+
+        Raises what reading raises: the caller does without.
+        """
 
     def scan(self, partition: Any, columns: Sequence[str]) -> pl.LazyFrame:
         """The partition's rows, these columns in this order."""

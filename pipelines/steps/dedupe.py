@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
+from pipelines.order import Order
 from pipelines.steps.base import Columns, Context, Keyed, Problems, Step, Texts
 from pipelines.types import Schema
-from pipelines.windows import Edge, Order
+from pipelines.windows import Edge
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Deduped(Keyed):
 
     def shrink(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.apply(frame)
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        exact = {key for key in self.keys if not self.schema[key].is_float()}
+        return (0,) if columns <= exact else ()
 
     def reads(self, wanted: Columns) -> Columns:
         return wanted | frozenset((*self.keys, *self.order.by))

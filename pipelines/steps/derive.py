@@ -19,6 +19,12 @@ class Derived(Operation):
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.with_columns(expr.alias(name) for name, expr, _ in self.columns)
 
+    def passes(self, columns: Columns) -> bool:
+        return not any(name in columns for name, _, _ in self.columns)
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return (0,) if self.passes(columns) else ()
+
     def reads(self, wanted: Columns) -> Columns:
         needed = frozenset[str]().union(*(columns for name, _, columns in self.columns if name in wanted))
         return needed | (wanted - {name for name, _, _ in self.columns})

@@ -7,26 +7,32 @@ import polars as pl
 from pydantic import Field
 
 from pipelines.aggregates import canonical
-from pipelines.steps.base import Columns, Context, Problems, Reduction, Step, Texts
+from pipelines.steps.base import Columns, Context, Keyed, Problems, Step, Texts
 from pipelines.types import Schema, dtype_name
 
 
 @dataclass(frozen=True)
-class Deduplicated(Reduction):
-    @property
-    def state(self) -> Schema:  # type: ignore[override]
-        return self.schema
+class Deduplicated(Keyed):
+    schema: Schema
+    keeps_rows: ClassVar[bool] = True
 
-    def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+    @property
+    def keys(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.schema)
+
+    def shrink(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         # -0.0 and 0.0 are one value, and so is every NaN
         floats = (canonical(pl.col(name), dtype).alias(name) for name, dtype in self.schema.items() if dtype.is_float())
-        return self.combine(frame.select(list(self.schema)).with_columns(floats))
-
-    def combine(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return frame.unique(keep="first", maintain_order=True)
+        return frame.with_columns(floats).unique(subset=self.keys, keep="first", maintain_order=True)
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.combine(frame)
+        return self.shrink(frame)
+
+    def sees_order(self, wanted: bool) -> bool:
+        return wanted
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return (0,) if not any(self.schema[name].is_float() for name in columns) else ()
 
     def reads(self, wanted: Columns) -> Columns:
         return frozenset(self.schema)

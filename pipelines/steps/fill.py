@@ -6,11 +6,12 @@ import polars as pl
 from pydantic import Field
 
 from pipelines.expressions import Constant, ExpressionError, Typed, unify
+from pipelines.order import Order
 from pipelines.steps.base import Columns, Context, Operation, Problems, Sql, Step, Texts
 from pipelines.steps.derive import Derived
 from pipelines.steps.window import Argument, Output, Windowed, WindowedWhole
 from pipelines.types import Schema, dtype_name
-from pipelines.windows import Call, Frame, Order, Windows
+from pipelines.windows import Call, Frame, Windows
 
 
 class Fill(Step):

@@ -6,6 +6,7 @@ from typing import ClassVar
 import polars as pl
 from pydantic import Field
 
+from pipelines.expressions import parse
 from pipelines.steps.base import Columns, Context, Operation, Problems, Sql, Step
 from pipelines.types import Schema, dtype_name
 
@@ -15,9 +16,17 @@ class Filtered(Operation):
     schema: Schema
     condition: pl.Expr
     columns: Columns
+    parts: tuple[tuple[pl.Expr, Columns], ...] = ()
+    """Conditions that it implies, with the columns they read; none of them can raise."""
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.filter(self.condition)
+
+    def passes(self, columns: Columns) -> bool:
+        return True
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return (0,)
 
     def reads(self, wanted: Columns) -> Columns:
         return wanted | self.columns
@@ -45,4 +54,6 @@ class Filter(Step):
                 "compare it with something",
             )
             return None
-        return Filtered(schema, typed.expr, columns)
+        conjuncts = [each for each in parse(self.where).conjuncts() if each.columns and not each.fallible]
+        parts = tuple((each.bind(schema).expr, each.columns) for each in conjuncts)
+        return Filtered(schema, typed.expr, columns, parts)

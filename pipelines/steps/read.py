@@ -15,6 +15,14 @@ from pipelines.types import DTYPES, Schema, parse_dtype
 PARTITION_BYTES = 128 << 20
 
 
+def _is_text(encoding: str) -> bool:
+    """Whether Python here reads text in it: some pack bytes, some are Windows' own."""
+    try:
+        return isinstance("".encode(encoding), bytes)
+    except (LookupError, ValueError):
+        return False
+
+
 class Read(Step):
     """Rows of CSV or Parquet files, in the order of the files' names.
 
@@ -80,9 +88,16 @@ class Read(Step):
         try:
             "".encode(self.encoding)
         except (LookupError, ValueError):
-            known = sorted({name.replace("_", "-") for name in aliases.values()} | {"utf-8", "latin-1"})
+            texts = {name for name in set(aliases.values()) if _is_text(name)}
+            known = sorted({name.replace("_", "-") for name in texts} | {"utf-8", "latin-1"})
             problems.add(
                 ("encoding",), f"unknown encoding {self.encoding!r}", did_you_mean(self.encoding.lower(), known)
+            )
+        if self.separator and (not self.separator.isascii() or self.separator in '"\r\n'):
+            problems.add(
+                ("separator",),
+                f"{self.separator!r} cannot separate fields",
+                "an ASCII character, not a quote or line end",
             )
         if self.decimal == (self.separator or ","):
             problems.add(

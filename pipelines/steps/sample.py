@@ -25,6 +25,9 @@ class Fraction(Operation):
             return frame
         return frame.filter(_hash(self.by, self.seed) < pl.lit(int(self.fraction * 2**64), pl.UInt64))
 
+    def passes(self, columns: Columns) -> bool:
+        return True
+
     def reads(self, wanted: Columns) -> Columns:
         return wanted | frozenset(self.by)
 

@@ -6,24 +6,20 @@ from typing import ClassVar
 import polars as pl
 from pydantic import Field
 
-from pipelines.steps.base import Columns, Context, Operation, Problems, Reduction, Step, Texts
+from pipelines.order import Order
+from pipelines.steps.base import Columns, Context, Operation, Problems, Reduction, Sorting, Step, Texts
 from pipelines.types import Schema, dtype_name
 
 _UNSORTABLE = (pl.List, pl.Struct, pl.Object, pl.Array)
 
 
 @dataclass(frozen=True)
-class Sorted(Operation):
-    placement = "gather"
+class Sorted(Sorting):
     schema: Schema
-    by: tuple[str, ...]
-    descending: tuple[bool, ...]
-
-    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return frame.sort(self.by, descending=self.descending, nulls_last=True, maintain_order=True)
+    order: Order
 
     def reads(self, wanted: Columns) -> Columns:
-        return wanted | frozenset(self.by)
+        return wanted | frozenset(self.order.by)
 
 
 @dataclass(frozen=True)
@@ -76,5 +72,5 @@ class Sort(Step):
                 problems.add(("descending", i), f"{name!r} is not under `by`", f"by: {', '.join(self.by)}")
         if problems.issues:
             return None
-        ordered = Sorted(schema, tuple(self.by), tuple(name in self.descending for name in self.by))
+        ordered = Sorted(schema, Order(tuple(self.by), tuple(name in self.descending for name in self.by)))
         return ordered if self.limit is None else Top(schema, ordered, self.limit)

@@ -6,9 +6,10 @@ from typing import ClassVar
 import polars as pl
 from pydantic import Field
 
+from pipelines.order import Order
 from pipelines.steps.base import Columns, Context, Problems, Reduction, Step, Texts
 from pipelines.types import Schema
-from pipelines.windows import Edge, Order
+from pipelines.windows import Edge
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class First(Reduction):
         by = [*self.by, *self.order.by]
         first = self.partial(frame)
         return first.sort(by, descending=down, nulls_last=True, maintain_order=True) if by else first
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return (0,) if columns <= {key for key in self.by if not self.schema[key].is_float()} else ()
 
     def reads(self, wanted: Columns) -> Columns:
         return wanted | frozenset((*self.by, *self.order.by))

@@ -31,6 +31,9 @@ class United(Appending):
     def part(self, index: int) -> Apply:
         return Part(self.schema, self.inputs[index])
 
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return tuple(range(len(self.inputs)))
+
     def reads_of(self, index: int, wanted: Columns) -> Columns:
         return wanted & frozenset(self.inputs[index])
 
