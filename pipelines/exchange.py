@@ -209,12 +209,9 @@ class Range:
     order: Order
     blocks: int
     room: Room
-    sorted: bool = False
-    """Whether the rows are in order already."""
 
     def __call__(self, frame: pl.DataFrame, index: int) -> Parcel:
-        if not self.sorted:
-            frame = self.order(frame.lazy()).collect(engine="in-memory").rechunk()
+        frame = self.order(frame.lazy()).collect(engine="in-memory").rechunk()
         size = max(1, -(-len(frame) // self.blocks))
         starts = range(0, len(frame), size)
         marks = apart(frame.select(self.order.by)[list(starts)])

@@ -370,7 +370,7 @@ class _Lowering:
             slots = min(4 * stage.count, max(stage.count, _SLOTS // writers))
             return Hash(exchange.keys, exchange.types, slots, room, exchange.number, exchange.first)
         assert exchange.order is not None
-        return Range(exchange.order, min(4 * stage.count, max(stage.count, _SLOTS // writers)), room, exchange.sorted)
+        return Range(exchange.order, min(4 * stage.count, max(stage.count, _SLOTS // writers)), room)
 
     def parcels(self, stage: Stage, index: int, lowered: Lowered) -> list[Key]:
         link = stage.links[index]

@@ -26,6 +26,8 @@ _BROADCAST = 32 << 20
 """A side of a join of up to so many bytes is given whole to every partition of the other."""
 _SMALL = 16 << 20
 """Of so few bytes of input nothing is estimated: whatever they become, it fits in one partition."""
+_FEW_GROUPS = 4 << 20
+"""Groups of so few bytes are combined in one place."""
 _SHRUNK = 0.25
 """Partial results pay when there are at most so many of them for each row."""
 
@@ -44,8 +46,6 @@ class Exchange:
     """What the keys are cast to before they are hashed: both sides of a join meet."""
     combine: Apply | None = None
     order: Order | None = None
-    sorted: bool = False
-    """Whether the rows of each partition are in that order already."""
     number: str = ""
     """A column to add: the row's place in the whole table."""
     first: int = 0
@@ -346,7 +346,7 @@ class _Cutter:
         link = Link(self.spread(chains), Exchange("hash", keys, types, number=number))
         return replace(_after((node.name,), link, count), number=number, placed=keys)
 
-    def ended(self, node: Node, chain: _Chain, order: Order, schema: Schema, presorted: bool = False) -> _Chain:
+    def ended(self, node: Node, chain: _Chain, order: Order, schema: Schema) -> _Chain:
         """In the order of the result."""
         if not self.ordered[node.name]:
             self.notes.append(("order", f"{node.name}: nothing looks at the order of its rows, they are not sorted"))
@@ -354,16 +354,17 @@ class _Cutter:
         count = self.parts(node.name)
         stages = self.spread((chain,))
         kind: ExchangeKind = "gather" if count == 1 else "range"
-        link = Link(stages, Exchange(kind, order=None if count == 1 else order, sorted=presorted))
+        link = Link(stages, Exchange(kind, order=None if count == 1 else order))
         return _after((node.name,), link, count).then(node, order, schema)
 
     def reduced(self, node: Node, operation: Reduction, chains: Chains, schema: Schema) -> Chains:
         if operation.sees_order(self.ordered[node.name]):
             chains = self.settled(chains)
         chains = tuple(_unnumbered(chain) for chain in chains)
-        count = self.parts(node.name) if operation.groups else 1
-        if count > 1 and sum(chain.count for chain in chains) > 1:
-            small = "partial" in self.layout.passes and self.shrinks(node, operation, sum(c.count for c in chains))
+        partitions = sum(chain.count for chain in chains)
+        many = self.size(node.name) > _FEW_GROUPS if self.layout.partitions is None else self.layout.partitions > 1
+        if operation.groups and many and partitions > 1:
+            small = "partial" in self.layout.passes and self.shrinks(node, operation, partitions)
             how = (
                 "combines in each partition first" if small else "would hardly combine in a partition: its rows travel"
             )
@@ -372,13 +373,12 @@ class _Cutter:
                 spread = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
                 types = tuple(operation.state[key] for key in operation.groups)
                 link = Link(spread, Exchange("hash", operation.groups, types))
-                chain = replace(_after((node.name,), link, count), placed=operation.groups)
-                chain = chain.then(node, operation.apply, schema)
+                chain = replace(_after((node.name,), link, max(2, self.parts(node.name))), placed=operation.groups)
+                chain = chain.then(node, operation.combine, operation.state)
             else:
-                count = self.parts(*node.inputs)
-                chain = self.hashed(node, operation.groups, chains, count).reduced(node, operation)
-                chain = chain.then(node, operation.apply, schema)
-            return (self.ended(node, chain, Order(operation.groups), schema, presorted=True),)
+                chain = self.hashed(node, operation.groups, chains, max(2, self.parts(*node.inputs)))
+                chain = chain.reduced(node, operation)
+            return (self.ended(node, chain.then(node, operation.finish, schema), operation.order, schema),)
         partials = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
         combined = _after((node.name,), Link(partials, Exchange("tree", combine=operation.combine)), 1)
         return (combined.then(node, operation.apply, schema),)

@@ -70,10 +70,6 @@ class Grouping:
         values = [c.known.final(c.name, c.dtype).alias(c.name) for c in self.calls]
         return frame.select(*self.names, *values).select(*self.names, *(e.alias(n) for n, e in self.outputs))
 
-    def ordered(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        # the order of groups is random in Polars: sorted by the keys it is one and the same
-        return frame.sort(self.names, nulls_last=True) if self.keys else frame
-
 
 def _rechunk(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.rechunk()
@@ -113,8 +109,8 @@ class Aggregated(Reduction):
     def combine(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.combined(frame)
 
-    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.grouping.ordered(self.grouping.answers(self.grouping.combined(frame)))
+    def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.grouping.answers(frame)
 
     def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.apply(self.careful(frame))

@@ -99,6 +99,19 @@ class Reduction(Operation):
     def combine(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
 
+    @property
+    def order(self) -> Order:
+        """That of the result: by `groups`, and perhaps by more."""
+        return Order(self.groups)
+
+    def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """The answers from states that meet no others, in any order."""
+        raise NotImplementedError
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        done = self.finish(self.combine(frame))
+        return self.order(done) if self.groups else done
+
     def whole(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.apply(self.partial(frame))
 

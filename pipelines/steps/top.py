@@ -18,7 +18,8 @@ class First(Reduction):
 
     schema: Schema
     by: tuple[str, ...]
-    order: Order
+    within: Order
+    """The order in a group."""
     rows: int
 
     @property
@@ -30,23 +31,28 @@ class First(Reduction):
         return self.by
 
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        if not self.by and not self.order.by:
+        if not self.by and not self.within.by:
             return frame.head(self.rows)
-        return frame.filter(Edge(self.by, self.order, self.rows).mask)
+        return frame.filter(Edge(self.by, self.within, self.rows).mask)
 
     combine = partial
 
+    @property
+    def order(self) -> Order:
+        return Order((*self.by, *self.within.by), (*(False for _ in self.by), *self.within.descending))
+
+    def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame
+
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        down = [*(False for _ in self.by), *self.order.descending]
-        by = [*self.by, *self.order.by]
         first = self.partial(frame)
-        return first.sort(by, descending=down, nulls_last=True, maintain_order=True) if by else first
+        return self.order(first) if self.order.by else first
 
     def tests_early(self, columns: Columns) -> tuple[int, ...]:
         return (0,) if columns <= {key for key in self.by if not self.schema[key].is_float()} else ()
 
     def reads(self, wanted: Columns) -> Columns:
-        return wanted | frozenset((*self.by, *self.order.by))
+        return wanted | frozenset((*self.by, *self.within.by))
 
     def prune(self, wanted: Columns) -> First:
         columns = self.reads(wanted)
