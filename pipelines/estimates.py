@@ -91,7 +91,9 @@ def shrinks(table: Estimate, keys: Sequence[str], partitions: int = 1) -> float:
     if table.sample is None or table.places is None or not table.sample.height:
         return share
     near = table.sample.select(keys).with_columns(table.places.alias(_free(keys)))
-    return min(share, near.n_unique() / near.height) if n >= near.height / table.places.n_unique() else share
+    if n >= near.height / table.places.n_unique():
+        share = min(share, near.n_unique() / near.height)
+    return min(share, 1 / n + _changes(table, table.sample, keys) / near.height)
 
 
 def groups(table: Estimate, keys: Sequence[str]) -> float:
@@ -130,11 +132,17 @@ def groups(table: Estimate, keys: Sequence[str]) -> float:
             answer = max(answer, math.sqrt(total / taken) * q1 + seen - q1)
     if table.places is not None:
         # never more than there are runs of equal neighbours
-        same = [pl.col(key).ne_missing(pl.col(key).shift()) for key in keys]
-        near = rows.with_columns(table.places.cast(pl.Int64).alias(place))
-        changes = near.select((pl.any_horizontal(same) & pl.col(place).diff().abs().le(1)).sum()).item()
-        answer = min(answer, seen + (changes + 0.5) * (total - taken) / taken)
+        answer = min(answer, seen + _changes(table, rows, keys) * (total - taken) / taken)
     return max(float(seen), min(answer, most))
+
+
+def _changes(table: Estimate, rows: pl.DataFrame, keys: Sequence[str]) -> float:
+    """How often the key changes from a sampled row to its neighbour; none is half of one."""
+    assert table.places is not None
+    place = _free(keys)
+    near = rows.with_columns(table.places.cast(pl.Int64).alias(place))
+    changed = pl.any_horizontal(pl.col(key).ne_missing(pl.col(key).shift()) for key in keys)
+    return int(near.select((changed & pl.col(place).diff().abs().le(1)).sum()).item()) + 0.5
 
 
 def _stretches(table: Estimate, height: int) -> pl.Series:
@@ -284,8 +292,6 @@ def _table(node: Node, operation: Operation, given: Estimate, mark: str) -> Esti
                 return _like(node, given, frame, places)
         origin = f"about {_number(many)} distinct keys, from the sample"
         return _made(node.schema, min(given.rows, many * kept), origin, frame, False, places)
-    if not before:
-        return _made(node.schema, given.rows, UNKNOWN, frame, False, places)
     if after == before:
         return _like(node, given, frame, places)
     if operation.placement != "anywhere":
@@ -360,6 +366,9 @@ def _joined(node: Node, operation: Joining, inputs: Sequence[Estimate]) -> Estim
     frame, places = _pairs(node, operation, left, right)
     if left.complete and right.complete and frame is not None and frame.height < _ROWS:
         return _made(node.schema, frame.height, "computed from all rows", frame, True, places)
+    if frame is not None and frame.height > rows:  # more than all
+        chosen = _evenly(frame.height, math.ceil(rows))
+        frame, places = frame[chosen], None if places is None else places[chosen]
     return _made(node.schema, rows, told, frame, False, places)
 
 
