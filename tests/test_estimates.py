@@ -185,6 +185,20 @@ def test_a_join_of_samples_does_not_explode(project: Path, pipeline: Make) -> No
     assert found.sample.height <= 40_000
 
 
+def test_groups_of_a_join_of_sorted_tables(project: Path, pipeline: Make, random: np.random.Generator) -> None:
+    """Lines of orders: the rows of one order are neighbours, in the join too."""
+    written(project, {"k": np.arange(N) // 4, "x": random.random(N)}, "l.parquet")
+    written(project, {"k": np.arange(N // 4), "day": random.integers(0, 50, N // 4)}, "r.parquet")
+    made = pipeline(
+        "  l: {read: l.parquet}\n  r: {read: r.parquet}\n  both: {from: [l, r], join: k}\n"
+        "  it: {aggregate: {by: [k, day], n: count(*)}}\n  days: {from: both, aggregate: {by: day, n: count(*)}}\n"
+    )
+    found = estimate(made.plan())
+    assert within(found["both"].rows, N, 1.5)
+    assert within(found["it"].rows, N / 4, 3)
+    assert within(found["days"].rows, 50, 1.5)
+
+
 def test_meeting_of_tables_without_samples() -> None:
     one, other = (Estimate(rows, 0.0, "", None) for rows in (1e6, 1e3))
     for how, rows in {"inner": 1e3, "left": 1e6, "right": 1e3, "semi": 1e3}.items():
