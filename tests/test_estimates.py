@@ -288,7 +288,7 @@ def test_only_the_steps_asked_for(pipeline: Make) -> None:
     assert estimate(plan, []) == {}
 
 
-def test_checks_and_runs_do_not_sample(pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_does_not_sample(pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.cli import main
 
     def no(*_: Any) -> Any:
