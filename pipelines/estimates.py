@@ -7,7 +7,7 @@ the same estimate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -91,7 +91,9 @@ def shrinks(table: Estimate, keys: Sequence[str], partitions: int = 1) -> float:
     if table.sample is None or table.places is None or not table.sample.height:
         return share
     near = table.sample.select(keys).with_columns(table.places.alias(_free(keys)))
-    return min(share, near.n_unique() / near.height) if n >= near.height / table.places.n_unique() else share
+    if n >= near.height / table.places.n_unique():
+        share = min(share, near.n_unique() / near.height)
+    return min(share, 1 / n + _changes(table, table.sample, keys) / near.height)
 
 
 def groups(table: Estimate, keys: Sequence[str]) -> float:
@@ -130,11 +132,17 @@ def groups(table: Estimate, keys: Sequence[str]) -> float:
             answer = max(answer, math.sqrt(total / taken) * q1 + seen - q1)
     if table.places is not None:
         # never more than there are runs of equal neighbours
-        same = [pl.col(key).ne_missing(pl.col(key).shift()) for key in keys]
-        near = rows.with_columns(table.places.cast(pl.Int64).alias(place))
-        changes = near.select((pl.any_horizontal(same) & pl.col(place).diff().abs().le(1)).sum()).item()
-        answer = min(answer, seen + (changes + 0.5) * (total - taken) / taken)
+        answer = min(answer, seen + _changes(table, rows, keys) * (total - taken) / taken)
     return max(float(seen), min(answer, most))
+
+
+def _changes(table: Estimate, rows: pl.DataFrame, keys: Sequence[str]) -> float:
+    """How often the key changes from a sampled row to its neighbour; none is half of one."""
+    assert table.places is not None
+    place = _free(keys)
+    near = rows.with_columns(table.places.cast(pl.Int64).alias(place))
+    changed = pl.any_horizontal(pl.col(key).ne_missing(pl.col(key).shift()) for key in keys)
+    return int(near.select((changed & pl.col(place).diff().abs().le(1)).sum()).item()) + 0.5
 
 
 def _stretches(table: Estimate, height: int) -> pl.Series:
@@ -248,7 +256,7 @@ def _of(node: Node, inputs: Sequence[Estimate], mark: str) -> Estimate:
     if node.runs_python:
         return _unknown(node, inputs)
     if isinstance(bound, Joining):
-        return _joined(node, bound, inputs)
+        return _joined(node, bound, inputs, mark)
     if any(given.sample is None for given in inputs):
         return _unsampled(node, bound, inputs)
     if isinstance(bound, Appending):
@@ -284,8 +292,6 @@ def _table(node: Node, operation: Operation, given: Estimate, mark: str) -> Esti
                 return _like(node, given, frame, places)
         origin = f"about {_number(many)} distinct keys, from the sample"
         return _made(node.schema, min(given.rows, many * kept), origin, frame, False, places)
-    if not before:
-        return _made(node.schema, given.rows, UNKNOWN, frame, False, places)
     if after == before:
         return _like(node, given, frame, places)
     if operation.placement != "anywhere":
@@ -325,7 +331,8 @@ def _kept(operation: Keyed, sample: pl.DataFrame) -> float:
     few = sample.unique(operation.keys, keep="first", maintain_order=True).head(20)
     if not few.height:
         return 1.0
-    many = operation.apply(pl.concat([few] * _PROBE).lazy()).select(pl.len()).collect(engine="in-memory").item()
+    probed = operation.apply(pl.concat([few] * _PROBE).lazy()).select(pl.len())
+    many = kernel.collect(probed, {"len": pl.UInt32()}).item()
     return math.inf if many >= few.height * _PROBE else float(max(1.0, many / few.height))
 
 
@@ -352,48 +359,69 @@ def _appended(node: Node, operation: Appending, inputs: Sequence[Estimate]) -> E
     return _made(node.schema, rows, origins[0] if len(origins) == 1 else "the sum of its inputs", frame, exact, where)
 
 
-def _joined(node: Node, operation: Joining, inputs: Sequence[Estimate]) -> Estimate:
+def _joined(node: Node, operation: Joining, inputs: Sequence[Estimate], mark: str) -> Estimate:
     left, right = inputs
     if not isinstance(operation, Joined) or left.sample is None or right.sample is None:
         return _unsampled(node, operation, inputs)
     rows, told = meeting(left, right, *operation.on, operation.how)
-    frame, places = _pairs(node, operation, left, right)
+    frame, places = _pairs(node, operation, left, right, mark)
     if left.complete and right.complete and frame is not None and frame.height < _ROWS:
         return _made(node.schema, frame.height, "computed from all rows", frame, True, places)
+    if frame is not None and frame.height > rows:  # more than all
+        chosen = _evenly(frame.height, math.ceil(rows))
+        frame, places = frame[chosen], None if places is None else places[chosen]
     return _made(node.schema, rows, told, frame, False, places)
 
 
 def _pairs(
-    node: Node, operation: Joined, left: Estimate, right: Estimate
+    node: Node, operation: Joined, left: Estimate, right: Estimate, mark: str
 ) -> tuple[pl.DataFrame | None, pl.Series | None]:
-    """The join of the samples; where that has next to no rows, left rows beside right rows that need not belong to them."""
+    """The join of the samples; where that has next to no rows, left rows beside right rows that need not belong to them.
+
+    And of each row the stretch of the row of the main table.
+    """
     assert left.sample is not None
     assert right.sample is not None
     ours, theirs = left.sample, right.sample
-    join: Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame] = lambda one, other: kernel.collect(  # noqa: E731
-        operation.together([one.lazy(), other.lazy()]), node.schema
-    )
+    if left.places is not None and operation.main == 0:
+        ours = ours.with_columns(left.places.alias(mark))
+    if right.places is not None and operation.main == 1:
+        theirs = theirs.with_columns(right.places.alias(mark))
+    whole = left.complete and right.complete
     if operation.how in ("semi", "anti"):
-        met = join(ours, theirs)
-        small = met.height < min(_FEW, ours.height) and not (left.complete and right.complete)
-        return (ours.select(list(node.schema)) if small else met), (left.places if small else None)
+        met, places = _met(node, operation, ours, theirs, mark)
+        if whole or met.height >= min(_FEW, ours.height):
+            return met, places
+        return left.sample, left.places
+    every, others = ours, theirs
     counts = _matches(left, right, *operation.on)
     if counts is not None and (total := int(counts.sum())) > _ROWS:
         chosen = _evenly(ours.height, max(1, ours.height * _ROWS // total))
-        least = counts[chosen].cum_sum() <= 2 * _ROWS
-        ours = ours[chosen].filter(least)
+        ours = ours[chosen].filter(counts[chosen].cum_sum() <= 2 * _ROWS)
         if not ours.height:  # even one row meets too many
-            ours, theirs = left.sample[chosen].head(1), theirs.head(_ROWS)
-    met = join(ours, theirs)
-    if (left.complete and right.complete) or met.height >= _FEW or not left.sample.height or not theirs.height:
-        return met.head(2 * _ROWS), None
+            ours, others = every[chosen].head(1), theirs.head(_ROWS)
+    met, places = _met(node, operation, ours, others, mark)
+    if whole or met.height >= _FEW or not every.height or not theirs.height:
+        return met.head(2 * _ROWS), None if places is None else places.head(2 * _ROWS)
     # the right rows get keys that the left rows have
-    keys, others = operation.on
-    wanted = left.sample.select(pl.col(key).cast(t) for key, t in zip(keys, operation.types, strict=True))
+    keys, names = operation.on
+    wanted = every.select(pl.col(key).cast(t) for key, t in zip(keys, operation.types, strict=True))
     wanted = wanted.drop_nulls().unique(maintain_order=True)
-    beside = theirs[(pl.int_range(wanted.height, eager=True) % theirs.height)]
-    beside = beside.with_columns(wanted[key].alias(other) for key, other in zip(keys, others, strict=True))
-    return join(left.sample, beside), None
+    beside = theirs[pl.int_range(wanted.height, eager=True) % theirs.height]
+    beside = beside.with_columns(wanted[key].alias(name) for key, name in zip(keys, names, strict=True))
+    return _met(node, operation, every, beside, mark)
+
+
+def _met(
+    node: Node, operation: Joined, left: pl.DataFrame, right: pl.DataFrame, mark: str
+) -> tuple[pl.DataFrame, pl.Series | None]:
+    """The join of two tables, and the column with the stretches where one of them has it."""
+    marked = {mark: pl.UInt32()} if mark in (*left.columns, *right.columns) else {}
+    schema = {**node.schema, **marked}
+    met = kernel.collect(operation.join(left.lazy(), right.lazy()).select(list(schema)), schema)
+    if not marked or met[mark].null_count():
+        return met.select(list(node.schema)), None
+    return met.drop(mark), met[mark]
 
 
 def _unsampled(node: Node, operation: Operation, inputs: Sequence[Estimate]) -> Estimate:

@@ -227,9 +227,9 @@ class Source:
                 elif piece.path not in seen:  # in a small file there is no second place
                     seen.add(piece.path)
                     texts.append((piece, self._stretch(piece, 0, piece.stop)[begin:]))
-            quote = _byte(self.csv.quote or "")
-            # what begins within quotes has an odd number of them
-            texts = [(piece, text) for piece, text in texts if not quote or text.count(quote) % 2 == 0]
+            # what begins within quotes has some where none can be
+            texts = [(piece, text) for piece, text in texts if _odd_quote(text, self.csv) is None]
+            texts = texts or [(pieces[0], head[first:])]
         frame, stretches = self._parsed(texts)
         read = sum(len(text) for _, text in texts)
         if whole:

@@ -227,7 +227,8 @@ def test_plan(config: Path, project: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"    3 partitions, {size / 1e6:.1f} MB of input\n" in out
     assert "  prices: read\n      path: " in out
     assert "\n      Date       date     sampled\n      Symbol     string   sampled\n" in out
-    assert "  good: filter from prices\n      Close > 0\n      the columns of prices\n" in out
+    rows = "18,966 rows, 1.3 MB in memory (computed from all rows)"
+    assert f"  good: filter from prices\n      Close > 0\n      {rows}\n      the columns of prices\n" in out
     columns = "      Date  date\n      mean  float64\n      rows  int64\n"
     assert "  by_date: aggregate from good (kept in memory)\n" in out
     assert columns in out
