@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import fcntl
 import io
+import itertools
 import os
 import shutil
 import tempfile
@@ -196,10 +197,13 @@ class Hash:
             pl.col(key).cast(dtype).alias(str(i))
             for i, (key, dtype) in enumerate(zip(self.keys, self.types, strict=True))
         )
-        slot = (pl.struct(keys).hash(0) % self.count).cast(pl.UInt32)
-        name = max(frame.columns, key=len) + "~"  # no column has this name
-        found = frame.with_columns(slot.alias(name)).partition_by(name, as_dict=True, include_key=False)
-        return pack([found.get((i,)) for i in range(self.count)], self.room, None, None)
+        import numpy as np  # not needed without an exchange, and 0.05 s to import
+
+        small = pl.UInt16 if self.count <= 1 << 16 else pl.UInt32  # NumPy sorts 16 bits by radix
+        slots = frame.select((pl.struct(keys).hash(0) % self.count).cast(small)).to_series().to_numpy()
+        together = frame[np.argsort(slots, kind="stable")]  # two thirds of the time of Polars' partition_by
+        ends = np.cumsum(np.bincount(slots, minlength=self.count)).tolist()
+        return pack([together[start:end] for start, end in itertools.pairwise([0, *ends])], self.room, None, None)
 
 
 @dataclass(frozen=True)

@@ -351,11 +351,10 @@ class _Cutter:
         if not self.ordered[node.name]:
             self.notes.append(("order", f"{node.name}: nothing looks at the order of its rows, they are not sorted"))
             return replace(chain, schema=schema, placed=())
-        count = self.parts(node.name)
-        stages = self.spread((chain,))
-        kind: ExchangeKind = "gather" if count == 1 else "range"
-        link = Link(stages, Exchange(kind, order=None if count == 1 else order))
-        return _after((node.name,), link, count).then(node, order, schema)
+        large = self.size(node.name) > _FEW_GROUPS if self.layout.partitions is None else self.layout.partitions > 1
+        exchange = Exchange("range", order=order) if large else Exchange("gather")
+        link = Link(self.spread((chain,)), exchange)
+        return _after((node.name,), link, chain.count if large else 1).then(node, order, schema)
 
     def reduced(self, node: Node, operation: Reduction, chains: Chains, schema: Schema) -> Chains:
         if operation.sees_order(self.ordered[node.name]):

@@ -9,9 +9,9 @@ from pipelines.expressions import Constant, ExpressionError, Typed, unify
 from pipelines.order import Order
 from pipelines.steps.base import Columns, Context, Operation, Problems, Sql, Step, Texts
 from pipelines.steps.derive import Derived
-from pipelines.steps.window import Argument, Output, Windowed, WindowedWhole
+from pipelines.steps.window import Argument, Output, Windowed, WindowedWhole, Windows
 from pipelines.types import Schema, dtype_name
-from pipelines.windows import Call, Frame, Windows
+from pipelines.windows import Call, Frame
 
 
 class Fill(Step):

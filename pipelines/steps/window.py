@@ -13,8 +13,30 @@ from pipelines.expressions.functions import WINDOWS
 from pipelines.order import Order
 from pipelines.steps.base import Columns, Context, Keyed, Problems, Sql, Step, Texts
 from pipelines.types import Schema, dtype_name
-from pipelines.windows import RANKING, Call, Windows
+from pipelines.windows import RANKING, Call
 from pipelines.windows import Frame as Rows
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What to compute from a struct of columns: a struct of results, row by row."""
+
+    keys: tuple[str, ...]
+    order: Order
+    calls: tuple[Call, ...]
+
+    @property
+    def dtype(self) -> pl.Struct:
+        return pl.Struct({call.name: call.result for call in self.calls})
+
+    def __call__(self, columns: pl.Series) -> pl.Series:
+        table = columns.struct.unnest()
+        if not len(table):
+            return pl.Series(columns.name, [], dtype=self.dtype)
+        from pipelines.window_kernels import Rows
+
+        rows = Rows(table, self.keys, self.order)
+        return pl.DataFrame([rows.computed(call) for call in self.calls]).to_struct(columns.name)
 
 
 @dataclass(frozen=True)
