@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import psutil
-from dask.utils import parse_bytes
 
 from pipelines import kernel, report
 from pipelines.code import Code, provided
@@ -129,6 +127,9 @@ def _room(spec: Spec, staged: Staged, executor: Executor) -> AbstractContextMana
     kinds = {link.exchange.kind for stage in staged.stages for link in stage.links}
     if not executor.shares_disk or not kinds & {"hash", "range"}:
         return nullcontext(None)
+    import psutil
+    from dask.utils import parse_bytes
+
     memory = (
         parse_bytes(spec.executor.memory_limit) if spec.executor.memory_limit else psutil.virtual_memory().available
     )
