@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ import polars as pl
 from pipelines.errors import Issue, MachineError
 from pipelines.order import Order
 
+_BLOCK = 2048
+"""Rows that are not worth to be cut in two."""
 _SHIFT = 40
 """Bits of a row number that count the rows of one partition; those above count the partitions."""
 
@@ -112,7 +115,11 @@ class Parcel:
     """Of a range exchange: the keys of each slot's first row."""
     points: tuple[tuple[Any, ...], ...] = ()
     """The same as values to compare."""
-    bytes: int = 0
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """How many rows are before each slot."""
+        return [0, *itertools.accumulate(self.rows)]
 
     def slots(self, wanted: Iterable[int]) -> Iterator[pl.DataFrame]:
         wanted = [i for i in wanted if self.rows[i]]
@@ -140,9 +147,9 @@ def pack(slots: Sequence[pl.DataFrame | None], room: Room, marks: pl.DataFrame |
     """The slots as they wait for their readers."""
     rows = tuple(0 if slot is None else len(slot) for slot in slots)
     size = sum(int(slot.estimated_size()) for slot in slots if slot is not None)
-    points = () if marks is None or order is None else tuple(order.points(marks).rows())
+    points = () if marks is None or order is None else tuple(zip(*order.keys(marks), strict=True))
     if _take(room.folder, size, room.limit):
-        parcel = Parcel(rows, tuple(slots), marks=marks, points=points, bytes=size)
+        parcel = Parcel(rows, tuple(slots), marks=marks, points=points)
         weakref.finalize(parcel, _give, room.folder, size)
         return parcel
     path = os.path.join(room.folder, uuid.uuid4().hex)
@@ -157,7 +164,7 @@ def pack(slots: Sequence[pl.DataFrame | None], room: Room, marks: pl.DataFrame |
         with suppress(OSError):
             os.unlink(path)
         raise
-    return Parcel(rows, path=path, offsets=tuple(offsets), marks=marks, points=points, bytes=size)
+    return Parcel(rows, path=path, offsets=tuple(offsets), marks=marks, points=points)
 
 
 def apart(frame: pl.DataFrame) -> pl.DataFrame:
@@ -216,7 +223,7 @@ class Range:
 
     def __call__(self, frame: pl.DataFrame, index: int) -> Parcel:
         frame = self.order(frame.lazy()).collect(engine="in-memory").rechunk()
-        size = max(1, -(-len(frame) // self.blocks))
+        size = max(_BLOCK, -(-len(frame) // self.blocks))
         starts = range(0, len(frame), size)
         marks = apart(frame.select(self.order.by)[list(starts)])
         slots = [frame.slice(start, size) for start in starts]
@@ -325,35 +332,37 @@ def within(parcel: Parcel, index: int, points: Sequence[Point], reader: int, ord
     high = points[reader] if reader < len(points) else None
     first = 0 if low is None else _slot(parcel, index, low, order)
     last = len(parcel.rows) - 1 if high is None else _slot(parcel, index, high, order)
-    starts = [0]
-    for n in parcel.rows:
-        starts.append(starts[-1] + n)
     wanted = range(first, last + 1)
     for slot, frame in zip(wanted, parcel.slots(wanted), strict=True):
-        start = 0 if low is None or slot > first else _position(frame, starts[slot], index, low, order)
-        stop = len(frame) if high is None or slot < last else _position(frame, starts[slot], index, high, order)
+        start = 0 if low is None or slot > first else _position(frame, parcel.starts[slot], index, low, order)
+        stop = len(frame) if high is None or slot < last else _position(frame, parcel.starts[slot], index, high, order)
         if stop > start:
             yield frame.slice(start, stop - start)
 
 
 def _slot(parcel: Parcel, index: int, point: Point, order: Order) -> int:
     """The slot in which the point is."""
-    starts, total = [], 0
-    for n in parcel.rows:
-        starts.append(total)
-        total += n
-    at = bisect.bisect_left(
-        range(len(starts)), 1, key=lambda i: int(not _before(parcel.points[i], starts[i], index, point, order))
-    )
-    return max(at - 1, 0)
+    low, high = 0, len(parcel.points)
+    while low < high:
+        middle = (low + high) // 2
+        if _before(parcel.points[middle], parcel.starts[middle], index, point, order):
+            low = middle + 1
+        else:
+            high = middle
+    return max(low - 1, 0)
 
 
 def _position(frame: pl.DataFrame, start: int, index: int, point: Point, order: Order) -> int:
     """How many of the frame's rows are before the point."""
-    keys = order.points(frame)
-    return bisect.bisect_left(
-        range(len(frame)), 1, key=lambda i: int(not _before(keys.row(i), start + i, index, point, order))
-    )
+    keys = order.keys(frame)
+    low, high = 0, len(frame)
+    while low < high:
+        middle = (low + high) // 2
+        if _before(tuple(key[middle] for key in keys), start + middle, index, point, order):
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _before(keys: tuple[Any, ...], position: int, index: int, point: Point, order: Order) -> bool:

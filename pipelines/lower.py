@@ -442,7 +442,7 @@ def _given(link: Link) -> Schema:
 
 def sketch(parcel: Parcel) -> Parcel:
     """A parcel without its rows."""
-    return Parcel(parcel.rows, marks=parcel.marks, points=parcel.points, bytes=parcel.bytes)
+    return Parcel(parcel.rows, marks=parcel.marks, points=parcel.points)
 
 
 def pick(parcel: Parcel, index: int, shares: Shares, reader: int) -> Parcel:

@@ -25,9 +25,9 @@ class Order:
             return value
         return value.sort_by(self.by, descending=list(self.descending) or False, nulls_last=True, maintain_order=True)
 
-    def points(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The keys as values that Python compares as Polars sorts them."""
-        return frame.select(_comparable(pl.col(name), frame.schema[name]) for name in self.by)
+    def keys(self, frame: pl.DataFrame) -> list[pl.Series]:
+        """The key columns, with values that Python compares as Polars sorts them."""
+        return [_comparable(frame.get_column(name)) for name in self.by]
 
     def compare(self, one: tuple[Any, ...], other: tuple[Any, ...]) -> int:
         """Less than, equal to or greater than 0, as `one` comes before `other`, with it, or after it."""
@@ -44,7 +44,7 @@ class Order:
         return 0
 
 
-def _comparable(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    if isinstance(dtype, pl.Categorical):
+def _comparable(column: pl.Series) -> pl.Series:
+    if isinstance(column.dtype, pl.Categorical):
         return column.cast(pl.String)
-    return column.to_physical() if dtype.is_temporal() or isinstance(dtype, pl.Enum) else column
+    return column.to_physical() if column.dtype.is_temporal() or isinstance(column.dtype, pl.Enum) else column

@@ -20,8 +20,9 @@ from pipelines.steps.base import Appending, Apply, Columns, Input, Joining, Keye
 from pipelines.types import Schema
 
 ExchangeKind = Literal["none", "gather", "tree", "hash", "range", "broadcast"]
-_PART, _MOST = 48 << 20, 4096
-"""Behind an exchange: about so many bytes in a partition, and at most so many partitions."""
+_PART, _MOST = 24 << 20, 40_000
+"""Behind an exchange: about so many bytes in a partition; and at most so many pairs of partitions before and behind it, for
+each costs about 0.2 ms."""
 _BROADCAST = 32 << 20
 """A side of a join of up to so many bytes is given whole to every partition of the other."""
 _SMALL = 16 << 20
@@ -262,10 +263,10 @@ class _Cutter:
         found = self.estimates()[name]
         return found.rows * found.width(self.wanted[name])
 
-    def parts(self, *names: str) -> int:
-        """How many partitions hold these tables."""
+    def parts(self, writers: int, *names: str) -> int:
+        """How many partitions hold these tables, when they come from so many."""
         size = sum(self.size(name) for name in names)
-        return self.layout.partitions or max(1, min(_MOST, math.ceil(size / _PART)))
+        return self.layout.partitions or max(1, min(math.ceil(size / _PART), _MOST // max(1, writers)))
 
     @cached_property
     def input_bytes(self) -> int:
@@ -298,7 +299,7 @@ class _Cutter:
         chains = self.settled(chains)
         if len(chains) == 1 and chains[0].count == 1:
             return (chains[0].then(node, operation.whole, schema),)
-        if isinstance(operation, Sorting) and (count := self.parts(*node.inputs)) > 1:
+        if isinstance(operation, Sorting) and (count := self.parts(_count(chains), *node.inputs)) > 1:
             link = Link(self.spread(chains), Exchange("range", order=operation.order))
             return (_after((node.name,), link, count).then(node, operation.apply, schema),)
         return (self.gathered(node, chains).then(node, operation.whole, schema),)
@@ -332,7 +333,7 @@ class _Cutter:
             chains = self.settled(chains)
             if type(operation).shrink is not Keyed.shrink:
                 chains = tuple(chain.then(node, operation.shrink, chain.schema) for chain in chains)
-            count = self.parts(*node.inputs)
+            count = self.parts(_count(chains), *node.inputs)
             if count == 1:
                 return (self.gathered(node, chains).then(node, operation.whole, schema),)
             number = self.number if operation.keeps_rows and self.ordered[node.name] else ""
@@ -360,7 +361,7 @@ class _Cutter:
         if operation.sees_order(self.ordered[node.name]):
             chains = self.settled(chains)
         chains = tuple(_unnumbered(chain) for chain in chains)
-        partitions = sum(chain.count for chain in chains)
+        partitions = _count(chains)
         many = self.size(node.name) > _FEW_GROUPS if self.layout.partitions is None else self.layout.partitions > 1
         if operation.groups and many and partitions > 1:
             small = "partial" in self.layout.passes and self.shrinks(node, operation, partitions)
@@ -372,10 +373,12 @@ class _Cutter:
                 spread = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
                 types = tuple(operation.state[key] for key in operation.groups)
                 link = Link(spread, Exchange("hash", operation.groups, types))
-                chain = replace(_after((node.name,), link, max(2, self.parts(node.name))), placed=operation.groups)
+                chain = replace(
+                    _after((node.name,), link, max(2, self.parts(partitions, node.name))), placed=operation.groups
+                )
                 chain = chain.then(node, operation.combine, operation.state)
             else:
-                chain = self.hashed(node, operation.groups, chains, max(2, self.parts(*node.inputs)))
+                chain = self.hashed(node, operation.groups, chains, max(2, self.parts(partitions, *node.inputs)))
                 chain = chain.reduced(node, operation)
             return (self.ended(node, chain.then(node, operation.finish, schema), operation.order, schema),)
         partials = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
@@ -385,20 +388,20 @@ class _Cutter:
     def joined(self, node: Node, joining: Joining, schema: Schema) -> Chains:
         main, other = (self.before(node, node.inputs[i]) for i in (joining.main, 1 - joining.main))
         names = node.inputs[joining.main], node.inputs[1 - joining.main]
-        alone = sum(chain.count for chain in main) == 1
+        alone = _count(main) == 1
         if (joining.both or joining.unique[joining.main]) and not alone:
             whole = False
         elif joining.broadcast is not None:
             whole = joining.broadcast
         else:
             whole = "broadcast" in self.layout.passes and self.size(names[1]) <= _BROADCAST
-        if whole or (alone and sum(chain.count for chain in other) == 1):
+        if whole or (alone and _count(other) == 1):
             stages = self.spread(self.settled(other))
             self.notes.append(("broadcast", f"{node.name}: every partition of {names[0]} gets the whole of {names[1]}"))
             if not self.ordered[node.name]:
                 main = tuple(_unnumbered(chain) for chain in main)
             return tuple(chain.joined(node, joining, stages, schema, self.ordered[node.name]) for chain in main)
-        count = self.parts(*node.inputs)
+        count = self.parts(_count(main) + _count(other), *node.inputs)
         number = self.number if self.ordered[node.name] else ""
         if not number:
             self.notes.append(("order", f"{node.name}: nothing looks at the order of its rows, they stay as they meet"))
@@ -433,7 +436,7 @@ class _Cutter:
     def sink(self, node: Node) -> tuple[Stage, ...]:
         assert isinstance(node.bound, Output)
         chains = self.settled(self.before(node, *node.inputs))
-        if not node.bound.per_partition and sum(chain.count for chain in chains) > 1:
+        if not node.bound.per_partition and _count(chains) > 1:
             chains = (self.gathered(node, chains),)
         return tuple(self.stage(self.ending(chain, node, node.bound)) for chain in chains)
 
@@ -450,6 +453,10 @@ class Either:
 
     def __call__(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.with_columns(pl.coalesce(self.number, f"{self.number}~"))
+
+
+def _count(chains: Chains) -> int:
+    return sum(chain.count for chain in chains)
 
 
 def _unnumbered(chain: _Chain) -> _Chain:
