@@ -48,11 +48,6 @@ def _comparable(column: pl.Series) -> pl.Series:
     dtype = column.dtype
     if isinstance(dtype, pl.Categorical):
         return column.cast(pl.String)
-    # to_physical() would start a query: a tenth of a millisecond, many times
-    return (
-        column.cast(pl.UInt32)
-        if isinstance(dtype, pl.Enum)
-        else column.cast(pl.Int64)
-        if dtype.is_temporal()
-        else column
-    )
+    if isinstance(dtype, pl.Enum):
+        return column.to_physical()
+    return column.cast(pl.Int64) if dtype.is_temporal() else column  # to_physical() starts a query, 0.1 ms each time
