@@ -299,7 +299,7 @@ PLANS = {
     "shared": "  c: {from: a, filter: k > 0}\n  d: {from: a, filter: k > 0}\n  t: {from: [c, d], join: {on: i}}\n",
     "filters": "  j: {from: [a, b], join: {on: k, how: left}}\n  c: {filter: i > 3 AND k < 3}\n  t: {sort: [s, i]}\n",
     "columns": "  j: {from: [a, b], join: {on: k}}\n  t: {aggregate: {by: s, n: count(*), m: max(i)}}\n",
-    "order": "  j: {from: [a, b], join: {on: k}}\n  t: {aggregate: {by: s, n: sum(f)}}\n",
+    "order": "  j: {from: [a, b], join: {on: k, broadcast: false}}\n  t: {aggregate: {by: s, n: sum(f)}}\n",
     "partial": "  t: {from: a, aggregate: {by: [k, s], n: sum(f), m: max(i)}}\n",
     "broadcast": "  j: {from: [a, b], join: {on: k, how: left}}\n  t: {filter: i > 2}\n",
     "placement": "  d: {from: a, distinct: [k, s]}\n  t: {aggregate: {by: [k, s], n: median(k)}}\n",
