@@ -14,6 +14,7 @@ from dask._task_spec import List, Task, TaskRef
 from dask.base import DaskMethodsMixin
 from dask.sizeof import sizeof
 
+from pipelines.exchange import Parcel
 from pipelines.types import Schema
 
 Key = tuple[str, int] | tuple[str, int, int]
@@ -77,6 +78,7 @@ class Table(DaskMethodsMixin):
 def register_polars() -> None:
     """Tells Dask a Polars table's size and how to send it. Unknown, it counts as 56 bytes and cannot be read back."""
     sizeof.register(pl.DataFrame)(_size)
+    sizeof.register(Parcel)(lambda parcel: 64 + sum(_size(frame) for frame in parcel.frames if frame is not None))
 
 
 def _size(frame: pl.DataFrame) -> int:

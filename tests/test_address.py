@@ -12,7 +12,9 @@ import pytest
 from distributed import Client
 
 from pipelines import ConfigError, MachineError
+from pipelines.passes import Layout
 from pipelines.pipeline import Pipeline
+from pipelines.run import execute
 
 Make = Callable[..., Pipeline]
 STEPS = "  STOCKS\n  it:\n    aggregate: {by: Symbol, n: count(*), close: avg(Close), m: median(Close)}\n"
@@ -54,6 +56,21 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for process in reversed(running):
             process.terminate()
             process.wait(timeout=30)
+
+
+def test_exchanges_where_processes_share_no_disk(pipeline: Make, address: str, project: Path) -> None:
+    """What each reader takes of each writer travels by itself, in a hash exchange and in a range exchange."""
+    steps = (
+        "  STOCKS\n  means: {aggregate: {by: [Symbol, Date], m: median(Close)}}\n"
+        "  both: {from: [stocks, means], join: {on: [Symbol, Date], how: full, broadcast: false}}\n"
+        "  it: {sort: {by: [Close, Date], descending: [Close]}}\n  out: {write: it.parquet}\n"
+    )
+    layout = Layout(partitions=3)
+    execute(pipeline(steps).plan(), address, layout=layout)
+    (project / "it.parquet").rename(project / "there.parquet")
+    execute(pipeline(steps).plan(), "serial", layout=layout)
+    assert (project / "it.parquet").read_bytes() == (project / "there.parquet").read_bytes()
+    assert not (project / "runs" / ".exchanges").exists()
 
 
 def test_the_same_answer_and_nothing_left_behind(pipeline: Make, address: str, project: Path) -> None:
