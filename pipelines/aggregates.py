@@ -28,7 +28,9 @@ def canonical(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """Floats with one zero and one NaN: which of two equal values comes first must not show."""
     if not dtype.is_float():
         return value
-    return pl.when(value.is_nan()).then(pl.lit(float("nan"), dtype)).otherwise(value + pl.lit(0.0, dtype))
+    # not value + 0.0: that is -0.0 as it was in a column, and 0.0 in one of a single row
+    nan, zero = pl.lit(float("nan"), dtype), pl.lit(0.0, dtype)
+    return pl.when(value.is_nan()).then(nan).when(value == 0).then(zero).otherwise(value)
 
 
 def _number(dtype: pl.DataType) -> bool:

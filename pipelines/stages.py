@@ -172,7 +172,10 @@ class _Chain:
         link = Link(other, Exchange("broadcast"))
         token = digest(self.token, [stage.token for stage in other])
         step = With(joining.join, len(self.links), joining.main == 1, ordered)
-        return replace(self, links=(*self.links, link), token=token).then(node, step, schema, int(ordered))
+        placed = self.placed if joining.main == 0 else ()  # the right table's columns get other names
+        return replace(self, links=(*self.links, link), token=token, placed=placed).then(
+            node, step, schema, int(ordered)
+        )
 
     def reduced(self, node: Node, reduction: Reduction) -> _Chain:
         """Up to the states of its rows; what follows is done to them."""
@@ -316,7 +319,7 @@ class _Cutter:
     def keyed(self, node: Node, operation: Keyed, chains: Chains, schema: Schema) -> Chains:
         if len(chains) == 1 and chains[0].count == 1 and not chains[0].number:
             return (chains[0].then(node, operation.whole, schema),)
-        met = operation.met or schema
+        met = operation.met or (schema if operation.keeps_rows else _with(schema, operation, operation.sorted))
         if (
             len(chains) == 1
             and chains[0].placed
@@ -380,7 +383,8 @@ class _Cutter:
             else:
                 chain = self.hashed(node, operation.groups, chains, max(2, self.parts(partitions, *node.inputs)))
                 chain = chain.reduced(node, operation)
-            return (self.ended(node, chain.then(node, operation.finish, schema), operation.order, schema),)
+            chain = chain.then(node, operation.finish, _with(schema, operation, operation.order.by))
+            return (self.ended(node, chain, operation.order, schema),)
         partials = self.spread(tuple(chain.reduced(node, operation) for chain in chains))
         combined = _after((node.name,), Link(partials, Exchange("tree", combine=operation.combine)), 1)
         return (combined.then(node, operation.apply, schema),)
@@ -457,6 +461,11 @@ class Either:
 
 def _count(chains: Chains) -> int:
     return sum(chain.count for chain in chains)
+
+
+def _with(schema: Schema, operation: Operation, names: tuple[str, ...]) -> Schema:
+    """With the columns that the result is sorted by: nobody may read them after that."""
+    return {**schema, **{name: operation.schema[name] for name in names}}
 
 
 def _unnumbered(chain: _Chain) -> _Chain:

@@ -52,6 +52,8 @@ class Joined(Joining):
     columns: tuple[tuple[str, str], ...]
     """Of the right table, beside its keys: (name there, name in the result)."""
     broadcast: bool | None
+    without: tuple[str, ...] = ()
+    """Columns of the right table that nobody reads: its table may have them for another step."""
 
     @property
     def main(self) -> int:  # type: ignore[override]
@@ -68,7 +70,7 @@ class Joined(Joining):
     def join(self, left: pl.LazyFrame, right: pl.LazyFrame, ordered: bool = True) -> pl.LazyFrame:
         keys, others = self.on
         names = {**dict(zip(others, keys, strict=True)), **dict(self.columns)}
-        right = right.rename({name: new for name, new in names.items() if name != new})
+        right = right.drop(self.without, strict=False).rename({name: new for name, new in names.items() if name != new})
         tables = [
             self._checked(
                 frame.with_columns(pl.col(key).cast(t) for key, t in zip(keys, self.types, strict=True)), side
@@ -95,8 +97,11 @@ class Joined(Joining):
     def tests_early(self, columns: Columns) -> tuple[int, ...]:
         added = {new for _, new in self.columns}
         kept = {name for name, new in self.columns if name == new}
-        left = (0,) if self.how in ("inner", "left", "semi", "anti") and not columns & added else ()
-        right = (1,) if self.how in ("inner", "right") and columns <= kept else ()
+        # all rows of a table whose keys are looked at have to be there
+        left = (
+            (0,) if self.how in ("inner", "left", "semi", "anti") and not columns & added and not self.unique[0] else ()
+        )
+        right = (1,) if self.how in ("inner", "right") and columns <= kept and not self.unique[1] else ()
         return left + right
 
     def reads_of(self, index: int, wanted: Columns) -> Columns:
@@ -106,7 +111,9 @@ class Joined(Joining):
         return keys | {name for name, new in self.columns if new in wanted}
 
     def prune(self, wanted: Columns) -> Joined:
-        return replace(self, columns=tuple(pair for pair in self.columns if pair[1] in wanted))
+        columns = tuple(pair for pair in self.columns if pair[1] in wanted)
+        without = (*self.without, *(name for name, new in self.columns if new not in wanted))
+        return replace(self, columns=columns, without=without)
 
 
 class Join(Step):
@@ -179,6 +186,8 @@ class Join(Step):
                 columns.append((name, new))
         if problems.issues:
             return None
+        known = {*others, *(name for name, _ in columns)}
+        without = tuple(name for name in right if name not in known)
         return Joined(
-            out, self.how, (keys, others), tuple(types), (unique[0], unique[1]), tuple(columns), self.broadcast
+            out, self.how, (keys, others), tuple(types), (unique[0], unique[1]), tuple(columns), self.broadcast, without
         )

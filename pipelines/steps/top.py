@@ -39,7 +39,9 @@ class First(Reduction):
 
     @property
     def order(self) -> Order:
-        return Order((*self.by, *self.within.by), (*(False for _ in self.by), *self.within.descending))
+        falling = zip(self.within.by, self.within.descending, strict=True)
+        more = [(name, down) for name, down in falling if name not in self.by]  # a key is the same in all of a group
+        return Order((*self.by, *(name for name, _ in more)), (*(False for _ in self.by), *(down for _, down in more)))
 
     def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame
