@@ -121,6 +121,10 @@ def _declaration(node: Node, issues: list[Issue]) -> tuple[str | None, Node | No
     if choices is not None and (not isinstance(choices.value, tuple) or not choices.value):
         issues.append(Issue("`choices` is a list of values", "choices: [a, b]", choices.place))
         choices = None
+    for each in choices.value if choices is not None and isinstance(choices.value, tuple) and kind else ():
+        if "${" not in str(each.value) and not TYPES[str(kind)](each.plain()):
+            what = f"the choice {each.plain()!r} is not {_a(str(kind))}"
+            issues.append(Issue(what, "make `choices` and `type` agree", each.place))
     return kind, node.value.get("default"), choices.plain() if choices else None
 
 

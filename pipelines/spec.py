@@ -31,6 +31,13 @@ COMMON = {
     "description": "Text for people.",
 }
 EXECUTORS = ("serial", "threads", "processes", "local", "address")
+_USED_BY = {
+    "workers": ("processes", "local"),
+    "threads": ("threads", "processes", "local"),
+    "memory_limit": ("serial", "threads", "processes", "local"),
+    "address": ("address",),
+    "dashboard_port": ("local",),
+}
 
 
 class ExecutorOptions(BaseModel):
@@ -161,6 +168,8 @@ class _Reader:
                 executor = self.validated(ExecutorOptions, data, node) or executor
                 if executor.kind == "address" and executor.address is None:
                     self.add(node.place, "no address is given", "add `address: tcp://host:8786`")
+                if "kind" in node.keys:  # else `--executor` may be meant to say it
+                    self.unused(executor, node)
             else:
                 self.add(
                     node.place,
@@ -177,6 +186,19 @@ class _Reader:
             steps=steps,
             params={key: node.plain() for key, node in values.items()},
         )
+
+    def unused(self, executor: ExecutorOptions, node: Node) -> None:
+        """Options that stand beside a kind that does not use them."""
+        said = node.find(("kind",)).place.file
+        for name, kinds in _USED_BY.items():
+            place = node.find((name,)).place
+            # what an overlay's kind meets in the config was meant for another
+            if name in node.keys and executor.kind not in kinds and said in (place.file, self.root.place.file):
+                self.add(
+                    place,
+                    f"`{name}` has no meaning for {executor.kind}",
+                    f"remove it; it is for {', '.join(kinds)}",
+                )
 
     def text(self, node: Node | None, key: str) -> str:
         if node is None:

@@ -77,6 +77,7 @@ def test_wrong_values(tmp_path: Path, given: dict[str, Any], expected: str) -> N
         ("  a: {default: 3, coices: [3]}\n", "2:19: unknown key 'coices' of a parameter\n    did you mean 'choices'?"),
         ("  a: {default: 3, choices: 4}\n", "2:28: `choices` is a list of values"),
         ("  a: {default: 3, choices: [4, 5]}\n", "2:3: the parameter 'a' is 3\n    choose one of: 4, 5"),
+        ("  a: {type: integer, default: 1, choices: [1, x]}\n", "2:47: the choice 'x' is not a whole number"),
         ("  secret:a: 1\n", "2:3: 'secret:a' cannot name a parameter"),
     ],
 )
@@ -111,6 +112,9 @@ def test_overlays(tmp_path: Path) -> None:
     assert (made.spec.executor.kind, made.spec.executor.workers) == ("serial", 4)
     assert list(made.plan().nodes) == ["prices", "kept", "few", "more"]
     assert made.spec.steps[2].step.model_dump() == {"by": ["Close"], "descending": ["Close"], "limit": 3}
+    bad = config(tmp_path, "executor: {kind: serial, workers: 2}\n", "bad.yaml")
+    with pytest.raises(ConfigError, match=r"bad.yaml:1:35: `workers` has no meaning for serial"):
+        load(path, {"symbol": "IBM"}, overlays=[bad])
     last = config(tmp_path, "params: {symbol: IBM}\n", "last.yaml")
     assert load(path, overlays=[over, last]).spec.params["symbol"] == "IBM"
     assert load(path, {"symbol": "AAPL"}, overlays=[over, last]).spec.params["symbol"] == "AAPL"

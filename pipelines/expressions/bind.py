@@ -115,10 +115,12 @@ _COMPARISONS = {
 }
 _INSTEAD: dict[type[exp.Expr], str] = {
     exp.ArrayOverlaps: "write AND",
-    exp.BitwiseAnd: "write AND",
-    exp.BitwiseOr: "write OR",
-    exp.BitwiseNot: "write NOT",
-    exp.BitwiseXor: "write pow(x, y)",
+    exp.BitwiseAnd: "there are no operations on bits; of conditions: write AND",
+    exp.BitwiseOr: "there are no operations on bits; of conditions: write OR",
+    exp.BitwiseNot: "there are no operations on bits; of a condition: write NOT",
+    exp.BitwiseXor: "there are no operations on bits; a power: write pow(x, y)",
+    exp.BitwiseLeftShift: "there are no operations on bits: write x * pow(2, n)",
+    exp.BitwiseRightShift: "there are no operations on bits: write floor(x / pow(2, n))",
     exp.RegexpLike: "write regexp_matches(s, 'pattern')",
     exp.SimilarTo: "write regexp_full_match(s, 'pattern')",
     exp.Glob: "write LIKE, with % and _",

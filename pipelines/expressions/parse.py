@@ -14,7 +14,7 @@ from sqlglot.tokenizer_core import TokenType
 from pipelines.errors import did_you_mean
 from pipelines.expressions.functions import PARTS, TODAY
 from pipelines.expressions.types import ExpressionError
-from pipelines.types import parse_dtype
+from pipelines.types import NAMED, parse_dtype
 
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of what is told as an error here
 
@@ -37,6 +37,7 @@ SQL_TYPES = {
     **{"TIMESTAMP": "datetime", "TIMESTAMPNTZ": "datetime", "TIMESTAMP_MS": "datetime[ms]", "TIMESTAMP_NS": "datetime[ns]"},
 }  # fmt: skip
 _TYPE_NAMES = [*(n for n in SQL_TYPES if n not in ("TEXT", "TIMESTAMPNTZ")), "INTEGER", "DECIMAL(18,2)"]
+_WRITTEN = {*SQL_TYPES, "INTEGER", "UINTEGER", "DECIMAL", *map(str.upper, NAMED)} - {"TIMESTAMPNTZ"}
 _TWO_MEANINGS = {
     "INT1": "TINYINT", "INT2": "SMALLINT", "INT4": "INTEGER", "INT8": "TINYINT (8 bits) or BIGINT (8 bytes)",
 }  # fmt: skip
@@ -148,6 +149,12 @@ def _check_names(tree: exp.Expr, text: str, masked: str) -> None:
             found = re.search(rf"(?:\bas\s+|::\s*)({re.escape(name)})", text, re.IGNORECASE)
             remedy = did_you_mean(name.upper(), _TYPE_NAMES)
             raise ExpressionError(f"unknown type {name}", remedy, found.start(1) if found else _offset(dtype.parent))
+    # sqlglot knows other names, and what they mean differs: NUMBER is decimal(18,3) to it
+    for found in re.finditer(r"(?:\bas\s+|::\s*)([a-z_]\w*)", masked, re.IGNORECASE) if tree.find(exp.Cast) else ():
+        if found[1].upper() not in _WRITTEN:
+            raise ExpressionError(
+                f"unknown type {found[1]}", did_you_mean(found[1].upper(), _TYPE_NAMES), found.start(1)
+            )
     for extract in tree.find_all(exp.Extract):
         part = extract.this.name
         if {"dow": "dayofweek", "doy": "dayofyear"}.get(part.lower(), part.lower()) not in PARTS:

@@ -272,8 +272,10 @@ class Problems:
         self.issues.append(Issue(message, remedy, parent.keys.get(name, parent.place)))
 
     def new_column(self, path: tuple[str | int, ...], name: str) -> None:
-        """A name that Polars takes for a pattern is an issue, at the key `name` of the mapping at `path`."""
-        if name == "*" or (name.startswith("^") and name.endswith("$")):
+        """A name that is empty, or that Polars takes for a pattern, is an issue at the key `name` of the mapping at `path`."""
+        if not name:
+            self.key(path, name, "a column without a name", "give it one: a CSV file without it is not read again")
+        elif name == "*" or (name.startswith("^") and name.endswith("$")):
             self.key(path, name, f"the column name {name!r} would be taken for a pattern", "choose another name")
 
     def column(self, path: tuple[str | int, ...], name: str, schema: Schema) -> bool:

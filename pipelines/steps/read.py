@@ -83,6 +83,11 @@ class Read(Step):
             problems.add(
                 ("columns",), "`columns` names the columns of files without a header", "add `header: false`, or drop it"
             )
+        for i, name in enumerate(self.columns or ()):
+            if not name:
+                problems.add(("columns", i), "a column without a name", "give it one")
+            elif name in (self.columns or ())[:i]:
+                problems.add(("columns", i), f"{name!r} stands here twice", "rename one")
         if not all(path.strip() for path in self.path):
             problems.add(("path",), "the path is empty", "name a file, a folder or a glob")
         try:
