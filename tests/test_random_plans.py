@@ -125,5 +125,5 @@ def test_an_early_filter_does_not_hide_what_validate_says(
             "t": {"filter": test},
         }
         for passes in (frozenset(PASSES), frozenset[str]()):
-            with pytest.raises(DataError, match="k = [12] is 2 times"):
+            with pytest.raises(DataError, match=r"k = [12] is 2 times"):
                 ran(made(project, steps, a=left, b=right), "serial", Layout(passes, 4), "t")
