@@ -32,7 +32,7 @@ def table(r: Random) -> pl.DataFrame:
     n = r.choice([0, 1, 3, 12, 12, 40])
     columns = list[pl.Series]()
     for name, (types, values) in COLUMNS.items():
-        if name != "k" and name != "row" and r.random() < 0.2:
+        if name not in ("k", "row") and r.random() < 0.2:
             continue
         few = r.random() < 0.2
         given = range(n) if not values else [None if r.random() < 0.15 else values[0] if few and r.random() < 0.9 else r.choice(values) for _ in range(n)]  # fmt: skip
