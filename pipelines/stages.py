@@ -71,11 +71,14 @@ class With:
 
     join: Callable[[pl.LazyFrame, pl.LazyFrame, bool], pl.LazyFrame]
     link: int
+    columns: tuple[tuple[str, ...], tuple[str, ...]]
+    """Of the query's table and of the link's: what the join may see. They have more where other steps read it."""
     flipped: bool = False
     """Whether the link's table is the first of the two."""
     ordered: bool = True
 
     def __call__(self, frame: pl.LazyFrame, other: pl.LazyFrame) -> pl.LazyFrame:
+        frame, other = frame.select(self.columns[0]), other.select(self.columns[1])
         return self.join(*((other, frame) if self.flipped else (frame, other)), self.ordered)
 
 
@@ -171,7 +174,8 @@ class _Chain:
         """With a table that every partition gets."""
         link = Link(other, Exchange("broadcast"))
         token = digest(self.token, [stage.token for stage in other])
-        step = With(joining.join, len(self.links), joining.main == 1, ordered)
+        columns = _seen(joining, schema, self.number, "")
+        step = With(joining.join, len(self.links), columns, joining.main == 1, ordered)
         placed = self.placed if joining.main == 0 else ()  # the right table's columns get other names
         return replace(self, links=(*self.links, link), token=token, placed=placed).then(
             node, step, schema, int(ordered)
@@ -421,7 +425,8 @@ class _Cutter:
         chain = replace(
             _several((node.name,), tuple(links), count), number=number, divisible=joining.divisible and count > 1
         )
-        step = With(joining.join, 1, joining.main == 1, self.ordered[node.name])
+        columns = _seen(joining, schema, number, f"{number}~" if joining.both and number else "")
+        step = With(joining.join, 1, columns, joining.main == 1, self.ordered[node.name])
         chain = chain.then(node, step, schema, int(step.ordered))
         if joining.both and number:
             chain = chain.then(node, Either(number), schema)
@@ -461,6 +466,13 @@ class Either:
 
 def _count(chains: Chains) -> int:
     return sum(chain.count for chain in chains)
+
+
+def _seen(joining: Joining, schema: Schema, *numbers: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns of the main and of the other table that a join may see."""
+    sides = (joining.reads_of(side, frozenset(schema)) for side in (joining.main, 1 - joining.main))
+    main, other = ((*sorted(columns), *filter(None, (number,))) for columns, number in zip(sides, numbers, strict=True))
+    return main, other
 
 
 def _with(schema: Schema, operation: Operation, names: tuple[str, ...]) -> Schema:

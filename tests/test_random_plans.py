@@ -97,6 +97,13 @@ FOUND: dict[str, dict[str, object]] = {
         "j": {"from": ["a", "w"], "join": {"on": {"row": "k"}, "how": "right", "broadcast": True}},
         "t": {"window": {"partition_by": "k", "m": "row_number()"}},
     },
+    "a step before left out a column of the same name": {
+        "d": {"from": "a", "distinct": ["k", "row"]},
+        "o": {"from": "a", "derive": {"f": "f + 7"}},
+        "t1": {"from": ["d", "o"], "join": {"on": "row", "how": "left", "suffix": "_o", "broadcast": True}},
+        "e": {"from": "d", "select": {"cast": {"k": "float64"}}},
+        "t": {"from": ["o", "e"], "join": {"on": {"row": "row", "f": "k"}, "how": "right", "broadcast": True}},
+    },
     "semi with the name of a key": {"t": {"from": ["a", "a"], "join": {"on": {"row": "k"}, "how": "semi"}}},
 }  # fmt: skip
 

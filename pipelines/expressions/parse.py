@@ -37,7 +37,9 @@ SQL_TYPES = {
     **{"TIMESTAMP": "datetime", "TIMESTAMPNTZ": "datetime", "TIMESTAMP_MS": "datetime[ms]", "TIMESTAMP_NS": "datetime[ns]"},
 }  # fmt: skip
 _TYPE_NAMES = [*(n for n in SQL_TYPES if n not in ("TEXT", "TIMESTAMPNTZ")), "INTEGER", "DECIMAL(18,2)"]
-_WRITTEN = {*SQL_TYPES, "INTEGER", "UINTEGER", "DECIMAL", *map(str.upper, NAMED)} - {"TIMESTAMPNTZ"}
+_WRITTEN = {*SQL_TYPES, "INTEGER", "UINTEGER", "DECIMAL", "NUMERIC", "REAL", "BOOL", *map(str.upper, NAMED)} - {
+    "TIMESTAMPNTZ"
+}
 _TWO_MEANINGS = {
     "INT1": "TINYINT", "INT2": "SMALLINT", "INT4": "INTEGER", "INT8": "TINYINT (8 bits) or BIGINT (8 bytes)",
 }  # fmt: skip

@@ -180,8 +180,9 @@ class Joining(Operation):
     """Whether a key may be in the left, in the right table once only; that can be seen where all rows of a key are together."""
 
     def join(self, left: pl.LazyFrame, right: pl.LazyFrame, ordered: bool = True) -> pl.LazyFrame:
-        """Rows in the order of the main table's, for each in the order of the other's, unless not `ordered`; columns that it
-        does not know are left as they are."""
+        """Rows in the order of the main table's, for each in the order of the other's, unless not `ordered`. The tables have the
+        columns that `reads_of` says, and perhaps numbers of rows, which are left as they are; any other might have a name that
+        it gives."""
         raise NotImplementedError
 
     def reads_of(self, index: int, wanted: Columns) -> Columns:
@@ -191,7 +192,9 @@ class Joining(Operation):
         return wanted
 
     def together(self, frames: Sequence[pl.LazyFrame]) -> pl.LazyFrame:
-        return self.join(frames[0], frames[1]).select(list(self.schema))
+        wanted = frozenset(self.schema)
+        left, right = (frame.select(sorted(self.reads_of(i, wanted))) for i, frame in enumerate(frames))
+        return self.join(left, right).select(list(self.schema))
 
 
 class Appending(Operation):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import polars as pl
 from pydantic import BeforeValidator, Field
 
-from pipelines.errors import DataError, Issue
+from pipelines.errors import DataError, Issue, did_you_mean
 from pipelines.steps.base import Columns, Context, Joining, Problems, Step
 from pipelines.types import Schema, dtype_name, widened
 
@@ -52,8 +52,6 @@ class Joined(Joining):
     columns: tuple[tuple[str, str], ...]
     """Of the right table, beside its keys: (name there, name in the result)."""
     broadcast: bool | None
-    without: tuple[str, ...] = ()
-    """Columns of the right table that nobody reads: its table may have them for another step."""
 
     @property
     def main(self) -> int:  # type: ignore[override]
@@ -70,7 +68,7 @@ class Joined(Joining):
     def join(self, left: pl.LazyFrame, right: pl.LazyFrame, ordered: bool = True) -> pl.LazyFrame:
         keys, others = self.on
         names = {**dict(zip(others, keys, strict=True)), **dict(self.columns)}
-        right = right.drop(self.without, strict=False).rename({name: new for name, new in names.items() if name != new})
+        right = right.rename({name: new for name, new in names.items() if name != new})
         tables = [
             self._checked(
                 frame.with_columns(pl.col(key).cast(t) for key, t in zip(keys, self.types, strict=True)), side
@@ -111,9 +109,7 @@ class Joined(Joining):
         return keys | {name for name, new in self.columns if new in wanted}
 
     def prune(self, wanted: Columns) -> Joined:
-        columns = tuple(pair for pair in self.columns if pair[1] in wanted)
-        without = (*self.without, *(name for name, new in self.columns if new not in wanted))
-        return replace(self, columns=columns, without=without)
+        return replace(self, columns=tuple(pair for pair in self.columns if pair[1] in wanted))
 
 
 class Join(Step):
@@ -150,27 +146,33 @@ class Join(Step):
         if len(context.inputs) != 2:
             problems.add((), "a join has two inputs", "name them: `from: [left, right]`")
             return None
-        (_, left), (right_name, right) = context.inputs
+        (left_name, left), (right_name, right) = context.inputs
         keys, others = tuple(self.on), tuple(self.on.values())
         types = list[pl.DataType]()
         for name, other in self.on.items():
-            found = [problems.column(("on",), column, table) for column, table in ((name, left), (other, right))]
-            if not all(found):
+            sides = ((name, left, left_name), (other, right, right_name))
+            if absent := [side for side in sides if side[0] not in side[1]]:
+                for column, table, step in absent:
+                    problems.key(("on",), name, f"unknown column {column!r} of {step!r}", did_you_mean(column, table))
                 continue
             if others.count(other) > 1:
-                problems.add(("on",), f"{other!r} of {right_name!r} stands here twice", "remove one")
+                problems.key(("on",), name, f"{other!r} of {right_name!r} stands here twice", "remove one")
             common = widened(left[name], right[other])
             if common is None or common.is_nested() or isinstance(common, pl.Null):
                 what = (
                     f"{name!r} is {dtype_name(left[name])}, {other!r} of {right_name!r} is {dtype_name(right[other])}"
                 )
-                problems.add(("on",), f"{what}: these cannot be compared", "cast one of them in a `select` before")
+                problems.key(
+                    ("on",), name, f"{what}: these cannot be compared", "cast one of them in a `select` before"
+                )
             else:
                 types.append(common)
         unique = tuple(side == "one" for side in self.validate_.split("_to_"))
         if self.broadcast and (self.how == "full" or unique[1 if self.how == "right" else 0]):
             why = "a full join" if self.how == "full" else f"`validate: {self.validate_}`"
             problems.add(("broadcast",), f"{why} needs all rows of a key together", "leave `broadcast` out")
+        if problems.issues:  # which columns there are is not known without the keys
+            return None
         columns, out = list[tuple[str, str]](), dict(left)
         if self.how not in ("semi", "anti"):
             out |= dict(zip(keys, types, strict=False))
@@ -186,8 +188,6 @@ class Join(Step):
                 columns.append((name, new))
         if problems.issues:
             return None
-        known = {*others, *(name for name, _ in columns)}
-        without = tuple(name for name in right if name not in known)
         return Joined(
-            out, self.how, (keys, others), tuple(types), (unique[0], unique[1]), tuple(columns), self.broadcast, without
+            out, self.how, (keys, others), tuple(types), (unique[0], unique[1]), tuple(columns), self.broadcast
         )
