@@ -94,8 +94,9 @@ FOUND: dict[str, dict[str, object]] = {
     },
     "a right join gives columns other names": {
         "w": {"from": "a", "window": {"partition_by": "k", "n": "row_number()"}},
-        "j": {"from": ["a", "w"], "join": {"on": {"row": "k"}, "how": "right", "broadcast": True}},
-        "t": {"window": {"partition_by": "k", "m": "row_number()"}},
+        "o": {"from": "a", "derive": {"k": "row * 0"}},
+        "j": {"from": ["o", "w"], "join": {"on": {"row": "k"}, "how": "right", "broadcast": True}},
+        "t": {"from": "j", "window": {"partition_by": "k", "m": "row_number()"}},
     },
     "a step before left out a column of the same name": {
         "d": {"from": "a", "distinct": ["k", "row"]},
