@@ -156,7 +156,12 @@ class _Chain:
         """The stages that have its rows already."""
         links = self.links
         nothing = not self.program and self.input is None and len(links) == 1 and links[0].exchange.kind == "none"
-        return links[0].stages if nothing else ()
+        return links[0].stages if nothing and self.schema == links[0].stages[0].schema else ()
+
+    def narrowed(self, columns: Columns) -> _Chain:
+        """With no columns but these, so that others do not travel; one at least, or there would be no rows."""
+        kept = {name: t for name, t in self.schema.items() if name in columns} or dict(list(self.schema.items())[:1])
+        return self if kept == self.schema else replace(self, schema=kept, token=digest(self.token, list(kept)))
 
     def then(self, node: Node, apply: Apply | With, schema: Schema, index: int = 0) -> _Chain:
         hidden = {self.number: pl.UInt64()} if self.number else {}
@@ -246,9 +251,12 @@ class _Cutter:
         return name in self.targets or self.plan.nodes[name].checkpoint or self.consumers[name] > 1
 
     def before(self, node: Node, name: str) -> Chains:
-        if self.is_cut(name):
-            return tuple(_after((node.name,), Link((stage,), Exchange()), stage.count) for stage in self.table(name))
-        return self.open[name]
+        if not self.is_cut(name):
+            return self.open[name]
+        read = [passes.reads(node, i, self.wanted[node.name]) for i, above in enumerate(node.inputs) if above == name]
+        columns = frozenset[str]().union(*read)
+        chains = (_after((node.name,), Link((stage,), Exchange()), stage.count) for stage in self.table(name))
+        return tuple(chain.narrowed(columns) for chain in chains)
 
     def settled(self, chains: Chains) -> Chains:
         """With the rows in the table's order, and without their numbers."""

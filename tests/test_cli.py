@@ -265,9 +265,11 @@ def test_plan_of_several_branches(project: Path, capsys: pytest.CaptureFixture[s
         out.split("in every partition\n")[1]
         == """\
   1. prices + more: 4 partitions
-  2. medians: 1 partition
-     <- gather of stage 1, 4 to 1 partition: medians needs all rows in one place, in order
-  3. ordered + parts: 1 partition
+  2. medians (its rows): 4 partitions
+     <- each partition of stage 1; a cut: more is read by several steps
+  3. medians: 1 partition
+     <- gather of stage 2, 4 to 1 partition: medians needs all rows in one place, in order
+  4. ordered + parts: 1 partition
      <- gather of stage 1, 4 to 1 partition: ordered needs all rows in one place, in order
 """
     )

@@ -53,7 +53,7 @@ def test_a_frames_graph_has_the_keys_of_a_run_up_to_its_step(pipeline: Make) -> 
 def test_every_task_carries_the_names_of_steps(pipeline: Make) -> None:
     graph = lower(cut(pipeline(STEPS).plan(), layout=Layout(partitions=3))).graph
     words = {word for key in graph for word in key_split(key).split("+")}
-    assert words == {"stocks", "traded", "middle", "mean", "top", "split", "sketch", "share", "cuts", "pick"}
+    assert words == {"stocks", "traded", "middle", "mean", "top", "sketch", "share", "cuts", "pick"}
 
 
 def test_keys_are_the_same_again_and_others_for_another_meaning(pipeline: Make) -> None:
