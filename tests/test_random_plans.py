@@ -105,6 +105,10 @@ FOUND: dict[str, dict[str, object]] = {
         "e": {"from": "d", "select": {"cast": {"k": "float64"}}},
         "t": {"from": ["o", "e"], "join": {"on": {"row": "row", "f": "k"}, "how": "right", "broadcast": True}},
     },
+    "a column of the right table gets the name that Polars would give to a key": {
+        "l": {"from": "a", "select": ["row"]},
+        "t": {"from": ["l", "a"], "join": {"on": {"row": "k"}, "how": "full"}},
+    },
     "semi with the name of a key": {"t": {"from": ["a", "a"], "join": {"on": {"row": "k"}, "how": "semi"}}},
 }  # fmt: skip
 

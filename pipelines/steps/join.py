@@ -79,7 +79,8 @@ class Joined(Joining):
         if ordered:
             order = {"semi": "left", "anti": "left", "right": "right_left"}.get(self.how, "left_right")
         coalesce = None if self.how in ("semi", "anti") else True
-        met = tables[0].join(tables[1], on=keys, how=self.how, maintain_order=order, coalesce=coalesce)
+        # a suffix that no name has: a full join gives it to the right keys for a moment, and "row_right" may be a column
+        met = tables[0].join(tables[1], on=keys, how=self.how, maintain_order=order, coalesce=coalesce, suffix="\0")
         if self.how in ("semi", "anti"):
             return met.with_columns(pl.col(key).cast(self.schema[key]) for key in keys if key in self.schema)
         return met
