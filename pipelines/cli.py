@@ -140,6 +140,13 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     run.add_argument(
         "--performance-report", action="store_true", help="save Dask's performance report in the run's folder (local)"
     )
+    run.add_argument("--fresh", action="store_true", help="compute everything: what is in the store is not used")
+    run.add_argument(
+        "--log",
+        choices=("text", "json"),
+        default="text",
+        help="what is said while it runs: text (default), or JSON lines",
+    )
     run.add_argument("--keep", action="store_true", help="keep the cluster and its dashboard up until Ctrl-C (local)")
 
     race = command(
@@ -296,6 +303,7 @@ def _graph(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from pipelines.record import Log
     from pipelines.run import execute
 
     pipeline = _loaded(options)
@@ -313,7 +321,8 @@ def _run(options: argparse.Namespace) -> None:
         options.executor,
         to=options.to,
         head=options.head,
-        say=_say,
+        log=Log(_say, options.log == "json"),
+        fresh=options.fresh,
         performance_report=options.performance_report,
         show_progress=True,
         done=done,
@@ -332,9 +341,9 @@ def _show(result: Result) -> None:
         where = f": {_near(kept)}" if kept.exists() else ""
         print(f"\n{step}: {count:,} bad row{'s' * (count != 1)} left out{where}")
     print("\nstage, partitions, time:")
-    width = max(len(name) for name, _, _ in result.stages)
-    for name, count, seconds in result.stages:
-        print(f"  {name:{width}}  {count:>5}  {report.seconds(seconds):>9}")
+    width = max((len(stage.name) for stage in result.stages), default=0)
+    for stage in result.stages:
+        print(f"  {stage.name:{width}}  {stage.partitions:>5}  {report.seconds(stage.seconds):>9}")
     print(f"done in {report.seconds(result.seconds)}; record in {_near(result.folder)}", flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ class PipelineError(Exception):
     """Issues that end a command, in the order of their places; the class decides the exit code."""
 
     exit_code = 1
+    passing = False
+    """Whether what failed may succeed when it is tried again."""
     notes: tuple[str, ...] = ()
     """What may be behind them: doubts about types that were sampled."""
 
@@ -65,6 +68,45 @@ class MachineError(PipelineError):
     """The machine cannot do it: a full disk, a missing package, a cluster that does not answer."""
 
     exit_code = 4
+
+
+_ENVIRONMENT = {
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO), "see whether the disk or mount is there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give this user access"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    errno.EROFS: "the disk is read-only: choose another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}  # fmt: skip
+_PASSING = {
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+}  # fmt: skip
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether what failed may succeed a moment later: a connection, a network disk, a server that has too much to do."""
+    if isinstance(error, PipelineError):
+        return error.passing
+    inner = getattr(error, "reason", None)  # urllib.error.URLError
+    if isinstance(inner, OSError):
+        error = inner
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in _PASSING or getattr(error, "code", None) in (408, 429, 500, 502, 503, 504)  # HTTPError
+
+
+def of_machine(error: BaseException) -> bool:
+    """Whether the disk or the network is at fault, not what is in a file."""
+    return isinstance(error, OSError) and (error.errno in _ENVIRONMENT or may_pass(error))
+
+
+def machine_error(what: str, error: OSError, remedy: str) -> MachineError:
+    """`what` could not be done, in the system's words, with what helps against just that."""
+    found = MachineError(Issue(f"{what}: {error.strerror or error}", _ENVIRONMENT.get(error.errno or 0) or remedy))
+    found.passing = may_pass(error)
+    return found
 
 
 _secrets = set[str]()

@@ -27,7 +27,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.errors import Issue, MachineError
+from pipelines.errors import machine_error
 from pipelines.order import Order
 
 _BLOCK = 2048
@@ -84,7 +84,9 @@ def room(above: Path, limit: int) -> Iterator[Room]:
         lock = (folder / "lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
-        raise MachineError(Issue(f"cannot write to {above}: {error.strerror}", "make room, or set `executor: {scratch: ...}` to another folder")) from None  # fmt: skip
+        raise machine_error(
+            f"cannot write to {above}", error, "set `executor: {scratch: ...}` to another folder"
+        ) from None
     try:
         yield Room(str(folder), limit)
     finally:
@@ -116,6 +118,13 @@ class Parcel:
     points: tuple[tuple[Any, ...], ...] = ()
     """The same as values to compare."""
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        if self.path:
+            return self.offsets[-1]
+        return sum(int(frame.estimated_size()) for frame in self.frames if frame is not None)
+
     @cached_property
     def starts(self) -> list[int]:
         """How many rows are before each slot."""
@@ -139,8 +148,9 @@ def _disk(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        said = error.strerror or str(error)
-        raise MachineError(Issue(f"rows on their way between stages: {said} ({os.path.dirname(path)})", "make room, or set `executor: {scratch: ...}` to a folder on another disk")) from None  # fmt: skip
+        what = f"rows on their way between stages, in {os.path.dirname(path)}"
+        remedy = "set `executor: {scratch: ...}` to a folder on another disk"
+        raise machine_error(what, error, f"make room, or {remedy}") from None
 
 
 def pack(slots: Sequence[pl.DataFrame | None], room: Room, marks: pl.DataFrame | None, order: Order | None) -> Parcel:

@@ -34,6 +34,16 @@ def refs(keys: Iterable[Key]) -> List:
     return List(*[TaskRef(key) for key in keys])
 
 
+def needed(graph: Graph, keys: Iterable[Key]) -> Graph:
+    """The tasks that these need."""
+    found, waiting = Graph(), list(keys)
+    while waiting:
+        if (key := waiting.pop()) not in found:
+            found[key] = graph[key]
+            waiting += getattr(graph[key], "dependencies", ())  # a future has none
+    return found
+
+
 class Table(DaskMethodsMixin):
     """The partitions of one table as a Dask collection: `graph` holds the tasks, `keys` names the partitions in order."""
 

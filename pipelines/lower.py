@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from pipelines import kernel
-from pipelines.errors import DataError, Issue, MachineError
+from pipelines import events, kernel
+from pipelines.checkpoint import Durable, Load
+from pipelines.errors import DataError, Issue, MachineError, machine_error, may_pass
 from pipelines.exchange import Cuts, Hash, Parcel, Point, Range, Room, Share, Shares, apart, within
-from pipelines.graph import Graph, Key, Table, ref, refs, task
+from pipelines.graph import Graph, Key, Table, needed, ref, refs, task
 from pipelines.order import Order
 from pipelines.plan import digest
 from pipelines.source import RUN
@@ -183,6 +186,39 @@ class Together:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """A stage's task: tried again where what failed may pass, and told of when it is done."""
+
+    method: Any
+    stage: str
+    """The stage's key."""
+    retries: int
+
+    def __call__(self, *given: Any) -> Any:
+        for tries in itertools.count():
+            try:
+                result = self.method(*given)
+            except Exception as error:
+                if tries == self.retries or not may_pass(error):
+                    raise
+                events.tell("retry", stage=self.stage, error=str(error).splitlines()[0])
+                time.sleep(min(30.0, 0.1 * 3**tries))
+            else:
+                rows, size = _measured(result)
+                events.tell("done", stage=self.stage, rows=rows, bytes=size)
+                return result
+
+
+def _measured(result: pl.DataFrame | Parcel | Part) -> tuple[int, int]:
+    """Rows and bytes; of what is written, of the file."""
+    if isinstance(result, Part):
+        return result.rows, result.bytes
+    if isinstance(result, Parcel):
+        return sum(result.rows), result.size
+    return len(result), int(result.estimated_size())
+
+
+@dataclass(frozen=True)
 class Part:
     """What a sink's task leaves: how many rows, the first of them, and the file under its temporary name."""
 
@@ -215,7 +251,12 @@ class Finish:
                 frame.write_csv(path)
             with path.open("rb") as written:
                 os.fsync(written.fileno())
-        except (OSError, pl.exceptions.ComputeError) as error:
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            what = f"cannot write {resolved(self.output, self.folder)}"
+            raise machine_error(what, error, "choose another path") from None
+        except pl.exceptions.ComputeError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise MachineError(Issue(f"cannot write {resolved(self.output, self.folder)}: {error}", "make room, or choose another path")) from None  # fmt: skip
@@ -263,12 +304,15 @@ class Ending:
     head: int
 
 
-def lower(staged: Staged, *, room: Room | None = None, ending: Ending | None = None) -> Lowered:
+def lower(
+    staged: Staged, *, room: Room | None = None, ending: Ending | None = None, durable: Durable | None = None
+) -> Lowered:
     """The one graph. With an `ending`, the targets' stages end in `Part`s; without, all partitions are tables.
 
-    Exchanges use the `room`; without one, what a reader takes of a writer's rows is a task of its own.
+    Exchanges use the `room`; without one, what a reader takes of a writer's rows is a task of its own. What is `durable` is
+    loaded where it is there, and else kept; tasks that nothing needs then are left out.
     """
-    return _Lowering(staged, room, ending).lowered()
+    return _Lowering(staged, room, ending, durable).lowered()
 
 
 @dataclass
@@ -276,6 +320,7 @@ class _Lowering:
     staged: Staged
     room: Room | None
     ending: Ending | None
+    durable: Durable | None
 
     def __post_init__(self) -> None:
         self.graph: Graph = {}
@@ -308,7 +353,15 @@ class _Lowering:
                 self.keys[_look(stage)] = [(_look(stage), i) for i in range(stage.count)]
                 for key, end in zip(self.keys[stage.key], self.keys[_look(stage)], strict=True):
                     self.graph[end] = task(end, look, ref(key))
-        return lowered
+        if self.durable is None or not self.durable.found:
+            return lowered
+        ends = [key for name in self.staged.targets for key in self.ends(name)]
+        return Lowered(needed(self.graph, ends), self.keys)
+
+    def ends(self, name: str) -> list[Key]:
+        if self.ending is not None:
+            return ending_keys(self.staged, Lowered(self.graph, self.keys), name)
+        return [key for stage in self.staged.tables[name] for key in self.keys[stage.key]]
 
     def add(self, stage: Stage, lowered: Lowered) -> None:
         program = Program(
@@ -344,12 +397,21 @@ class _Lowering:
         # another name than that of the table: another graph may have both
         name = stage.key if ship is None else f"{stage.key}-{digest(self.shipped[stage.key][0].token)[:8]}"
         self.keys[stage.key] = [(name, i) for i in range(stage.count)]
+        nodes = [self.staged.plan.nodes[step] for step in stage.steps]
+        retries = max(node.retries for node in nodes)
         for i, (key, (body, given)) in enumerate(zip(self.keys[stage.key], bodies, strict=True)):
             method = body
+            if self.durable is not None and stage.key in self.staged.durable:
+                method = self.durable.task(self.staged, stage, i, body)
+                if isinstance(method, Load):
+                    self.graph[key] = task(key, method)
+                    continue
             if stage.sink is not None and self.ending is not None:
                 method = Finish(body, self.ending.head, stage.sink, self.ending.folder, self.ending.mark)
             elif ship is not None:
                 method = Ship(body, ship, self.shipped[stage.key][2] + i)
+            if self.ending is not None:
+                method = Attempt(method, stage.key, retries)
             self.graph[key] = task(key, method, *given, *others)
 
     def whole(self, stage: Stage, index: int, lowered: Lowered) -> Any:

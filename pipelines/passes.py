@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from pipelines import kernel
 from pipelines.plan import Node, Plan, digest
 from pipelines.steps.base import Appending, Columns, Joining, Operation
 from pipelines.steps.filter import Filtered
@@ -22,6 +23,8 @@ class Layout:
     passes: frozenset[str] = frozenset(PASSES)
     partitions: int | None = None
     """Behind every exchange. None: by the estimated bytes."""
+    finer: int = 1
+    """Behind exchanges, so many times as many partitions as usual."""
 
 
 def share(plan: Plan) -> Plan:
@@ -60,14 +63,16 @@ def filters(plan: Plan, targets: tuple[str, ...]) -> Plan:
                 while label in plan.nodes or label in found:
                     label += "'"
                 bound = Filtered(plan.nodes[above].schema, expr, names)
-                identity = digest(plan.nodes[above].identity, expr.meta.serialize(format="binary").hex())
+                own = digest(kernel.VERSION, expr.meta.serialize(format="binary").hex())
                 found[label] = replace(
                     plan.nodes[test],
                     name=label,
                     inputs=(inputs[index],),
                     bound=bound,
                     schema=bound.schema,
-                    identity=identity,
+                    own=own,
+                    identity=digest(own, plan.nodes[above].identity),
+                    checkpoint=None,
                     origin=test,
                 )
                 inputs[index] = label
@@ -112,7 +117,7 @@ def columns(plan: Plan, targets: tuple[str, ...]) -> Mapping[str, Columns]:
     wanted = dict[str, Columns]()
     for node in reversed(nodes):
         mine = wanted.get(node.name, frozenset())
-        if node.name in targets or node.role == "sink":
+        if node.name in targets or node.role == "sink" or node.checkpoint == "disk":
             mine = frozenset(node.schema)
         # a query without columns has no rows: count(*) needs one to count by
         wanted[node.name] = mine = mine or frozenset(list(node.schema)[:1])
@@ -141,7 +146,7 @@ def order(plan: Plan, targets: tuple[str, ...]) -> Mapping[str, bool]:
     """
     seen = dict[str, bool]()
     for node in reversed(plan.upstream(targets)):
-        mine = seen.get(node.name, False) or node.name in targets or node.role == "sink"
+        mine = seen.get(node.name, False) or node.name in targets or node.role == "sink" or node.checkpoint == "disk"
         seen[node.name] = mine
         for name in node.inputs:
             sees = node.bound.sees_order(mine) if isinstance(node.bound, Operation) else mine

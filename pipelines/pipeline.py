@@ -56,11 +56,13 @@ class Pipeline:
         to: str | None = None,
         head: int = 10,
         say: Callable[[str], None] = lambda text: None,
+        fresh: bool = False,
     ) -> Result:
-        """Runs the pipeline (up to the step `to`). Raises ConfigError, DataError or MachineError."""
+        """Runs the pipeline (up to the step `to`); `fresh`: without what is in the store. Raises ConfigError, DataError or MachineError."""
+        from pipelines.record import Log
         from pipelines.run import execute
 
-        return execute(self.plan(), executor, to=to, head=head, say=say)
+        return execute(self.plan(), executor, to=to, head=head, log=Log(say), fresh=fresh)
 
 
 def load(path: str | Path, params: Mapping[str, Any] | None = None, overlays: Sequence[str | Path] = ()) -> Pipeline:

@@ -15,7 +15,7 @@ import polars as pl
 from pipelines import kernel
 from pipelines.code import Function
 from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, redacted
-from pipelines.spec import Spec, StepSpec
+from pipelines.spec import Checkpoint, Spec, StepSpec
 from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Output, Problems
 from pipelines.types import Schema, dtype_name
 
@@ -30,11 +30,16 @@ class Node:
     bound: Operation | Input | Output
     schema: Schema
     """Of the step's table; of a sink: of the table it writes."""
-    checkpoint: bool
+    checkpoint: Checkpoint | None
+    own: str
+    """What the step means by itself: on other input too."""
     identity: str
-    """What the step means: equal for equal answers on equal input, whatever the names of steps and wherever it runs."""
+    """What its table is: equal for equal answers on equal input, whatever the names of steps and wherever it runs."""
     functions: tuple[Function, ...]
     """Of the user's, that it calls."""
+    retries: int
+    timeout: float | None
+    """Seconds that all its tasks together may take."""
     place: Place
     origin: str = ""
     """The step that a pass made this one of."""
@@ -83,15 +88,16 @@ class Plan:
         return tuple(name for name in self.nodes if name not in read)
 
 
-def make_plan(spec: Spec) -> Plan:
-    """Binds every step. Raises ConfigError (DataError where only the data is wrong) with all issues."""
+def make_plan(spec: Spec, finer: int = 1) -> Plan:
+    """Binds every step; sources in `finer` times as many partitions as usual. Raises ConfigError (DataError where only the data is wrong) with all issues."""
     nodes, issues, notes, exit_code = dict[str, Node](), list[Issue](), list[str](), 0
     for step in spec.steps:
         if any(name not in nodes for name in step.inputs):
             continue  # its input has issues already
         above = [nodes[name] for name in step.inputs]
         problems = Problems(step.options)
-        context = Context(spec.root, tuple((node.name, node.schema) for node in above), spec.folders)
+        inputs = tuple((node.name, node.schema) for node in above)
+        context = Context(spec.root, inputs, spec.folders, step.retries, finer)
         bound = step.step.bind(above[0].schema if above else {}, problems, context)
         if problems.issues:
             issues += problems.issues
@@ -123,10 +129,11 @@ def make_plan(spec: Spec) -> Plan:
 def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output) -> Node:
     schema = bound.schema if not isinstance(bound, Output) else above[0].schema
     functions = () if isinstance(bound, Output) else bound.functions
-    means: list[Any] = [step.step.kind, step.step.version, step.step.identity(), [node.identity for node in above]]
+    means: list[Any] = [step.step.kind, step.step.version, step.step.identity()]
     means.append([(str(function), function.digest) for function in functions])
     if isinstance(bound, Input):
-        means += [bound.identity, [(name, repr(dtype)) for name, dtype in bound.schema.items()]]
+        means.append([(name, repr(dtype)) for name, dtype in bound.schema.items()])
+    own = digest(kernel.VERSION, means)
     return Node(
         name=step.name,
         kind=step.step.kind,
@@ -134,8 +141,11 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output) 
         bound=bound,
         schema=schema,
         checkpoint=step.checkpoint,
-        identity=digest(kernel.VERSION, means),
+        own=own,
+        identity=digest(own, bound.facts if isinstance(bound, Input) else [node.identity for node in above]),
         functions=functions,
+        retries=step.retries,
+        timeout=step.timeout,
         place=step.place,
     )
 
@@ -151,7 +161,7 @@ def _meet(one: Output, other: Output) -> bool:
 
 def digest(*parts: Any) -> str:
     """32 hexadecimal digits that name the parts' content, secrets left out."""
-    text = json.dumps(parts, sort_keys=False, default=str, separators=(",", ":"))
+    text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
     return hashlib.blake2b(redacted(text).encode(), digest_size=16).hexdigest()
 
 

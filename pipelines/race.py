@@ -28,6 +28,7 @@ from dask.system import CPU_COUNT
 from pipelines.errors import ConfigError, DataError, Issue, MachineError, PipelineError, did_you_mean
 from pipelines.pipeline import load
 from pipelines.plan import Plan
+from pipelines.record import Log
 from pipelines.run import execute
 from pipelines.spec import EXECUTORS
 from pipelines.steps.base import Output
@@ -302,7 +303,7 @@ def _run(given: list[Any], executor: str, place: str) -> None:
         told.update(opened=opened, done=time.time(), described=executor.described, slots=executor.slots)
 
     try:
-        result = execute(load(*given).plan(), executor, head=ROWS, say=said, done=done)
+        result = execute(load(*given).plan(), executor, head=ROWS, log=Log(said), done=done)
         answers = list[tuple[str, str, int, bool]]()
         for step, produced in result.outputs.items():
             path = produced.path or Path(place, f"{step}.parquet")

@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 import polars as pl
 
 from pipelines.executors.base import Progress
+from pipelines.record import Log
 
 _LINE_SECONDS = 5.0
 
@@ -37,17 +38,17 @@ def table(frame: pl.DataFrame, rows: int) -> str:
 
 
 @contextmanager
-def shown(progress: Progress, totals: Mapping[str, tuple[str, int]]) -> Iterator[None]:
+def shown(progress: Progress, totals: Mapping[str, tuple[str, int]], log: Log) -> Iterator[None]:
     """Shows progress while the block runs: bars on a terminal, elsewhere a line when a stage is done or has been at work long.
 
     totals: task name → (what to call it, number of tasks).
     """
     if not totals:
         yield
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and not log.as_json:
         yield from _bars(progress, totals)
     else:
-        yield from _lines(progress, totals, sys.stderr)
+        yield from _lines(progress, totals, log)
 
 
 def _bars(progress: Progress, totals: Mapping[str, tuple[str, int]]) -> Iterator[None]:
@@ -76,7 +77,7 @@ def _bars(progress: Progress, totals: Mapping[str, tuple[str, int]]) -> Iterator
         progress.changed = lambda: None
 
 
-def _lines(progress: Progress, totals: Mapping[str, tuple[str, int]], out: TextIO) -> Iterator[None]:
+def _lines(progress: Progress, totals: Mapping[str, tuple[str, int]], log: Log) -> Iterator[None]:
     said, last = dict[str, int](), time.monotonic()
 
     def changed() -> None:
@@ -87,14 +88,11 @@ def _lines(progress: Progress, totals: Mapping[str, tuple[str, int]], out: TextI
                 continue
             if timing.done >= total:
                 said[key] = total
-                print(
-                    f"{label}: {total}/{total} done in {seconds(max(0.0, timing.stop - timing.start))}",
-                    file=out,
-                    flush=True,
-                )
+                took = max(0.0, timing.stop - timing.start)
+                log.say(f"{label}: {total}/{total} done in {seconds(took)}", stage=label, done=total, of=total)
             elif time.monotonic() - last >= _LINE_SECONDS and said.get(key) != timing.done:
                 said[key], last = timing.done, time.monotonic()
-                print(f"{label}: {timing.done}/{total}", file=out, flush=True)
+                log.say(f"{label}: {timing.done}/{total}", stage=label, done=timing.done, of=total)
 
     progress.changed = changed
     yield

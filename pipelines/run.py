@@ -1,39 +1,42 @@
-"""The main path: plan → cut → lower → execute → record."""
+"""The main path: plan → cut → resume → lower → execute → record."""
 
 from __future__ import annotations
 
+import fcntl
 import glob
-import json
+import hashlib
 import os
-import platform
 import shutil
-import time
-import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from pipelines import kernel, report
+from pipelines import checkpoint, report
+from pipelines.checkpoint import Damaged, Durable, Load, store_of
 from pipelines.code import Code, provided
-from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
+from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean
 from pipelines.exchange import Room, room
-from pipelines.executors.base import Executor, Progress
-from pipelines.graph import Graph
-from pipelines.lower import REJECTS, Ending, Lowered, Part, ending_keys, lower, resolved, temporary
+from pipelines.executors.base import Executor, Limit, Lost, OutOfMemory, Progress
+from pipelines.graph import Graph, needed
+from pipelines.lower import REJECTS, Attempt, Ending, Finish, Lowered, Part, ending_keys, lower, resolved, temporary
 from pipelines.passes import Layout
-from pipelines.plan import Plan
+from pipelines.plan import Plan, make_plan
+from pipelines.record import Log, Record, StageFacts, plan_facts, recorded
+from pipelines.source import RUN
 from pipelines.spec import EXECUTORS, Spec
-from pipelines.stages import Staged, cut, needed
-from pipelines.steps.base import Output
+from pipelines.stages import Staged, cut
+from pipelines.steps.base import Operation, Output
 
-Say = Callable[[str], None]
 _IN_MEMORY = 0.25
 """What part of the memory exchanges may take before they use files."""
+_STARTS = 4
+"""So often a run is begun, when schedulers are lost or stored partitions are damaged."""
+_FINER = 4
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,22 @@ class Result:
 
     folder: Path
     outputs: Mapping[str, Produced]
-    stages: tuple[tuple[str, int, float], ...]
-    """(stage, partitions, seconds from its first task's start to its last one's end)."""
+    stages: tuple[StageFacts, ...]
     seconds: float
     rejected: Mapping[str, int]
     """Source step: rows that it left out; those that are kept are in the run's folder, `bad_rows/<step>.csv`."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a run is asked for beside the plan."""
+
+    executor: str | None
+    head: int
+    performance_report: bool
+    show_progress: bool
+    fresh: bool
+    done: Callable[[Executor, Result], None]
 
 
 def execute(
@@ -66,60 +80,197 @@ def execute(
     *,
     to: str | None = None,
     head: int = 10,
-    say: Say = lambda text: None,
+    log: Log | None = None,
     performance_report: bool = False,
     show_progress: bool = False,
+    fresh: bool = False,
     done: Callable[[Executor, Result], None] = lambda executor, result: None,
     layout: Layout | None = None,
 ) -> Result:
-    """One run, from plan to record. `done` is called with the executor still open."""
-    began = time.time()
+    """One run, from plan to record. `fresh`: what is in the store is not used. `done` is called with the executor still open."""
+    log = log or Log(lambda text: None)
     if to is not None:
         plan.step(to)
-    staged = cut(plan, (to,) if to is not None else (), layout)
-    with _folder(plan.spec, staged, began) as (folder, record):
-        mark = folder.name.rsplit("-", 1)[-1]
-        report_path = folder / "performance_report.html" if performance_report else None
-        with (
-            _temporaries(staged, folder, mark),  # outside: tasks still at work could leave more
-            _executor(plan.spec, staged, executor, report_path) as opened,
-        ):
-            if opened.dashboard:
-                say(f"dashboard: {opened.dashboard}")
-            say(f"running {plan.spec.name} on {opened.described}")
-            opened.reaches(folder)
-            opened.ship(_codes(staged))
-            with _room(plan.spec, staged, opened) as where:
-                lowered = lower(staged, room=where, ending=Ending(str(folder), mark, head))
-                progress = Progress()
-                with report.shown(progress, _totals(staged, lowered) if show_progress else {}):
-                    parts = _compute(opened, staged, lowered, progress)
-            outputs = {target: _commit(staged, target, found, folder, mark, head) for target, found in parts.items()}
-            stages = tuple(_timed(staged, lowered, progress))
-            result = Result(folder, outputs, stages, time.time() - began, _rejected(folder))
-            opened.finished()
-            record(result, opened.described)
-            done(opened, result)
-    return result
+    targets = (to,) if to is not None else ()
+    asked = _Asked(executor, head, performance_report, show_progress, fresh, done)
+    layout = layout or Layout()
+    staged = cut(plan, targets, layout)
+    with recorded(plan.spec, log) as record, _alone(staged, record):
+        record.note(plan=plan_facts(staged))
+        starts = Counter[type[MachineError]]()
+        while True:
+            try:
+                return _started(staged, asked, record)
+            except (Damaged, Lost) as error:
+                starts[type(error)] += 1
+                restarts = isinstance(error, Damaged) or record.executor is None or record.executor.restarts
+                if not restarts or starts[type(error)] == _STARTS:
+                    raise
+                record.warn(f"{error.issues[0].message}; the run goes on from the store")
+            except OutOfMemory as error:
+                steps = (node.name for node in plan.upstream(staged.targets))
+                if layout.finer > 1 or not all(_any_layout(plan, step) for step in steps):
+                    raise
+                record.warn(f"{error.issues[0].message}; it is tried again in smaller partitions")
+                layout = replace(layout, finer=_FINER)
+                staged = cut(make_plan(plan.spec, _FINER), targets, layout)
+
+
+def _any_layout(plan: Plan, step: str) -> bool:
+    bound = plan.nodes[step].bound
+    if isinstance(bound, Output):
+        return not bound.per_partition
+    return bound.any_layout if isinstance(bound, Operation) else True
+
+
+def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
+    """One attempt at all that is not in the store yet."""
+    spec, folder, log = staged.plan.spec, record.folder, record.log
+    mark = folder.name.rsplit("-", 1)[-1]
+    report_path = folder / "performance_report.html" if asked.performance_report else None
+    executor = record.executor = _executor(spec, staged, asked.executor, report_path)
+    with ExitStack() as stack:
+        durable = stack.enter_context(_resumed(staged, record, asked.fresh)) if staged.durable else None
+        stack.enter_context(_temporaries(staged, folder, mark))  # outside: tasks still at work could leave more
+        rooms = stack.enter_context(ExitStack())  # closed after the executor, whose tasks use it
+        where = rooms.enter_context(_room(spec, staged, executor))
+        lowered = lower(staged, room=where, ending=Ending(str(folder), mark, asked.head), durable=durable)
+        doing = f"running {spec.name} on"
+        if durable is not None:
+            _explained(staged, lowered, durable, record)
+            if report_path is None and _is_idle(lowered.graph):
+                doing = "nothing to compute: all is in the store, written out by"
+                executor = record.executor = _executor(spec, staged, "threads", None)
+        opened = stack.enter_context(executor)
+        record.note(executor=opened.described)
+        if opened.dashboard:
+            log.say(f"dashboard: {opened.dashboard}", dashboard=opened.dashboard)
+        log.say(f"{doing} {opened.described}")
+        opened.reaches(folder)
+        opened.ship(_codes(staged))
+        counts = _counts(staged, lowered)
+        names = {lowered.keys[key][0][0]: key for key in counts}
+        progress = Progress(limits=_limits(staged, counts, names))
+        record.planned(staged, counts, durable, progress, names)
+        totals = {name: (record.stages[key].name, counts[key]) for name, key in names.items()}
+        with report.shown(progress, totals if asked.show_progress else {}, log):
+            parts = _compute(opened, staged, lowered, progress)
+        outputs = {target: _commit(staged, target, found, folder, mark, asked.head) for target, found in parts.items()}
+        record.look()
+        stages = tuple(stage for stage in record.stages.values() if stage.partitions)
+        result = Result(folder, outputs, stages, record.seconds, _rejected(folder))
+        opened.finished()
+        told = {name: _told(produced) for name, produced in outputs.items()}
+        record.note(state="done", exit_code=0, rejected=dict(result.rejected), outputs=told)
+        asked.done(opened, result)
+        return result
+
+
+def _told(produced: Produced) -> dict[str, Any]:
+    """An output, for the record."""
+    facts: dict[str, Any] = {"rows": produced.rows, "path": None, "bytes": produced.bytes}
+    if produced.path is not None:
+        facts["path"] = str(produced.path)
+        content = hashlib.sha256()
+        for path in sorted(produced.path.iterdir()) if produced.path.is_dir() else [produced.path]:
+            with path.open("rb") as file:
+                content.update(hashlib.file_digest(file, "sha256").digest())
+        facts["sha256"] = content.hexdigest()
+    return facts
+
+
+@contextmanager
+def _resumed(staged: Staged, record: Record, fresh: bool) -> Iterator[Durable]:
+    """What the store holds of the plan. While the run is at work, nobody removes it."""
+    store = store_of(staged.plan.spec)
+    with checkpoint.using(store, record.folder.name, checkpoint.names(staged)) as beat:
+        record.beats.append(beat)
+        yield checkpoint.resume(staged, store, fresh)
+        record.beats.remove(beat)
+
+
+def _explained(staged: Staged, lowered: Lowered, durable: Durable, record: Record) -> None:
+    """Says, step by step, what of the store is used, what is computed, and why."""
+    plan, told = staged.plan, dict[str, Any]()
+    for doubt in durable.doubts:
+        record.warn(doubt)
+    for step in dict.fromkeys(staged.durable.values()):
+        now = checkpoint.lineage(plan, step)
+        before = checkpoint.explanation(durable.store, plan, step)
+        why = "--fresh" if durable.fresh else checkpoint.difference(before, now)
+        tables = staged.tables[step]
+        states = [s for s in staged.stages if staged.durable.get(s.key) == step and s not in tables]
+        (have, of), (some, all_) = durable.count(tables), durable.count(states)
+        if not any(key in lowered.graph for stage in tables for key in lowered.keys[stage.key]):
+            did = "not needed"
+        elif have == of:
+            did = f"reused, {_partitions(of)}"
+        elif have:
+            did = f"partly reused, {have} of {_partitions(of)}: {why}"
+        elif some:
+            did = f"computed from {some} of {_partitions(all_)} that are combined: {why}"
+        else:
+            did = f"computed: {why}"
+        told[step] = {"did": did, "reused": have, "partitions": of, "states_reused": some, "states": all_}
+        record.log.say(f"{step}: {did}", step=step, **told[step])
+        checkpoint.explain(durable.store, plan, step, now)
+    record.note(checkpoints=told)
+
+
+def _partitions(count: int) -> str:
+    return f"{count:,} partition{'s' * (count != 1)}"
+
+
+def _is_idle(graph: Graph) -> bool:
+    """Whether all that is left is to read from the store and to write or show that."""
+    return all(isinstance(node.func, Load | Finish) or _only_writes(node.func) for node in graph.values())
+
+
+def _only_writes(call: Any) -> bool:
+    return isinstance(call, Attempt) and isinstance(call.method, Finish) and not call.method.method.__self__.applies
+
+
+def _counts(staged: Staged, lowered: Lowered) -> dict[str, int]:
+    """Stage key: how many of its partitions are to be made."""
+    made = {
+        stage.key: sum(key in graph and not isinstance(graph[key].func, Load) for key in lowered.keys[stage.key])
+        for graph in (lowered.graph,)
+        for stage in staged.stages
+    }
+    return {key: count for key, count in made.items() if count}
+
+
+def _limits(staged: Staged, counts: Mapping[str, int], names: Mapping[str, str]) -> dict[str, Limit]:
+    """Task name: how long its tasks may take."""
+    stages, found = {stage.key: stage for stage in staged.stages}, dict[str, Limit]()
+    for name, key in names.items():
+        steps = [staged.plan.nodes[step] for step in stages[key].steps]
+        limits = [Limit(node.origin or node.name, node.timeout, counts[key]) for node in steps if node.timeout]
+        if limits:
+            found[name] = min(limits, key=lambda limit: limit.seconds)
+    return found
 
 
 def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Progress) -> dict[str, list[Part]]:
     """Checkpoints first, each kept until the last that reads it is done; then all ends at once."""
     graph: Graph = dict(lowered.graph)
-    checkpoints = [stages for name, stages in staged.tables.items() if staged.plan.nodes[name].checkpoint]
-    kept = [stage for stages in checkpoints for stage in stages]
     ends = {target: ending_keys(staged, lowered, target) for target in staged.targets}
-    final = {stage.key for target in staged.targets for stage in needed(staged.tables[target], kept)}
-    jobs = [{s.key for stage in stages for s in needed(stage.upstreams, kept)} for stages in checkpoints]
-    for i, stages in enumerate(checkpoints):
+    final = [key for keys in ends.values() for key in keys]
+    kept = [
+        [stage for stage in stages if all(key in graph for key in lowered.keys[stage.key])]
+        for name, stages in staged.tables.items()
+        if staged.plan.nodes[name].checkpoint
+    ]
+    for i, stages in enumerate(kept):
+        if not stages:
+            continue
         graph.update(executor.persist(lowered.table(stages, graph), progress))
-        later = final.union(*jobs[i + 1 :])
-        for done in (stage for stages in checkpoints[: i + 1] for stage in stages):
-            if done.key not in later:
-                for key in lowered.keys[done.key]:
-                    graph.pop(key, None)  # nothing else refers to it: its memory is free
-    results = iter(executor.compute(graph, [key for target in staged.targets for key in ends[target]], progress))
-    return {target: [next(results) for _ in ends[target]] for target in staged.targets}
+        later = [key for others in kept[i + 1 :] for stage in others for key in lowered.keys[stage.key]]
+        left = needed(graph, final + later)
+        for key in [key for key in graph if key not in left]:
+            del graph[key]  # nothing else refers to it: its memory is free
+    results = iter(executor.compute(graph, final, progress))
+    return {target: [next(results) for _ in keys] for target, keys in ends.items()}
 
 
 def _room(spec: Spec, staged: Staged, executor: Executor) -> AbstractContextManager[Room | None]:
@@ -195,49 +346,25 @@ def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
 
 
 @contextmanager
-def _folder(spec: Spec, staged: Staged, began: float) -> Iterator[tuple[Path, Callable[[Result, str], None]]]:
-    """This run's folder, runs/<time>-<name>-<id>/, and what writes the record of a run that ended well."""
-    stamp = datetime.fromtimestamp(began, UTC).strftime("%Y%m%dT%H%M%SZ")
-    folder = spec.root / "runs" / f"{stamp}-{spec.name}-{uuid.uuid4().hex[:8]}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise MachineError(Issue(f"cannot make {folder}: {error.strerror}", "run where you may write")) from None
-    facts: dict[str, Any] = {
-        "name": spec.name,
-        "config": str(spec.path),
-        "params": dict(spec.params),
-        "began": datetime.fromtimestamp(began, UTC).isoformat(),
-        "kernel": kernel.VERSION,
-        "python": platform.python_version(),
-    }
-
-    def write(**more: Any) -> None:
-        temporary = folder / ".record.json.tmp"
-        temporary.write_text(redacted(json.dumps({**facts, **more}, indent=2, default=str)) + "\n")
-        os.replace(temporary, folder / "record.json")
-
-    def record(result: Result, executor: str) -> None:
-        write(
-            exit_code=0,
-            executor=executor,
-            seconds=round(result.seconds, 3),
-            rejected=dict(result.rejected),
-            stages=[{"stage": n, "partitions": c, "seconds": round(s, 3)} for n, c, s in result.stages],
-            outputs={
-                n: {"rows": o.rows, "path": str(o.path) if o.path else None, "bytes": o.bytes}
-                for n, o in result.outputs.items()
-            },
-        )
-
-    try:
-        yield folder, record
-    except BaseException as error:
-        code = (
-            error.exit_code if isinstance(error, PipelineError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-        )
-        write(exit_code=code, error=str(error) or type(error).__name__, seconds=round(time.time() - began, 3))
-        raise
+def _alone(staged: Staged, record: Record) -> Iterator[None]:
+    """Nobody else writes to the same paths meanwhile. Raises MachineError where somebody does."""
+    outputs = [staged.plan.nodes[target].bound for target in staged.targets]
+    paths = [output.path for output in outputs if isinstance(output, Output) and not output.path.startswith(RUN)]
+    with ExitStack() as stack:
+        for path in sorted(paths):
+            name = hashlib.blake2b(os.path.realpath(path).encode(), digest_size=16).hexdigest()
+            folder = record.folder.parent / ".outputs"
+            folder.mkdir(exist_ok=True)
+            file = stack.enter_context((folder / name).open("a+"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise MachineError(Issue(f"the run {file.read()} is writing to {path}", "wait for it, or choose another path")) from None  # fmt: skip
+            file.truncate(0)
+            file.write(record.folder.name)
+            file.flush()
+        yield
 
 
 def _codes(staged: Staged) -> list[Code]:
@@ -283,13 +410,3 @@ def _executor(spec: Spec, staged: Staged, kind: str | None, report_path: Path | 
             Issue("no address is given", "give it as --executor tcp://host:8786, or `executor: {address: ...}`")
         )
     raise ConfigError(Issue(f"unknown executor {kind!r}", did_you_mean(kind, EXECUTORS)))
-
-
-def _totals(staged: Staged, lowered: Lowered) -> dict[str, tuple[str, int]]:
-    return {lowered.keys[stage.key][0][0]: (stage.name, stage.count) for stage in staged.stages if stage.count}
-
-
-def _timed(staged: Staged, lowered: Lowered, progress: Progress) -> Iterator[tuple[str, int, float]]:
-    for stage in staged.stages:
-        timing = progress.timings.get(lowered.keys[stage.key][0][0]) if stage.count else None
-        yield stage.name, stage.count, max(0.0, timing.stop - timing.start) if timing else 0.0

@@ -32,7 +32,7 @@ from typing import IO, Any, cast
 
 import polars as pl
 
-from pipelines.errors import ConfigError, DataError, Issue, did_you_mean
+from pipelines.errors import ConfigError, DataError, Issue, did_you_mean, machine_error, of_machine
 from pipelines.types import dtype_name
 
 _CSV, _PARQUET, _PACKED = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".gz", ".zst", ".bz2", ".xz")
@@ -784,10 +784,11 @@ def discover(
     root: Path,
     partitions: int | None,
     partition_bytes: int,
+    finer: int = 1,
 ) -> Found:
     """Find the files, agree on one schema, cut partitions.
 
-    The partitions depend on the arguments and the files' sizes only, so that a run on other machines has the same.
+    `finer`: in so many times as many partitions. They depend on the arguments and the files' sizes only, so that a run on other machines has the same.
     """
     files = [f for pattern in paths for f in _files(pattern, root, format)]
     files = list(dict.fromkeys(files))
@@ -839,10 +840,11 @@ def discover(
             raise OptionError(("file_column",), None, Issue(what, "choose another name"))
         schema[csv.file_column] = pl.String()
     if partitions is not None:
-        cuts = _exactly(partitions, sizes, cut)
+        cuts = _exactly(partitions * finer, sizes, cut)
     else:
         part = min(_CUT, partition_bytes) if kind == "csv" else partition_bytes
-        cuts = _by_size(sizes, divisible, cut, partition_bytes, part)
+        names = [_name(f, root) for f in files]
+        cuts = _by_size(names, sizes, divisible, cut, partition_bytes // finer, part // finer)
     for name in schema:
         if name == "*" or (name.startswith("^") and name.endswith("$")):
             raise DataError(
@@ -969,6 +971,10 @@ class _reading:
     def __enter__(self) -> None: ...
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError) and of_machine(error):
+            raise machine_error(
+                f"cannot read {_name(self.path, self.root)}", error, "see whether it is there"
+            ) from error
         if isinstance(error, _BROKEN):
             what = "cannot be unpacked" if self.path.lower().endswith(_PACKED) else "cannot be read"
             raise DataError(Issue(f"{_name(self.path, self.root)} {what}: {error}", "is the file whole?")) from error
@@ -1416,12 +1422,19 @@ def _exactly(n: int, sizes: Sequence[int], cut: Callable[[int, float], int]) -> 
 
 
 def _by_size(
-    sizes: Sequence[int], divisible: Sequence[bool], cut: Callable[[int, float], int], goal: int, part: int
+    names: Sequence[str],
+    sizes: Sequence[int],
+    divisible: Sequence[bool],
+    cut: Callable[[int, float], int],
+    goal: int,
+    part: int,
 ) -> list[tuple[int, int]]:
+    """Where a partition ends, by the files' own names too: then a new file changes the partitions near it, not all behind it."""
+    starts = [hashlib.blake2b(name.encode(), digest_size=1).digest()[0] < 16 for name in names]
     cuts, held, count = [], 0, 0
     for i, size in enumerate(sizes):
         large = divisible[i] and size > 1.5 * goal
-        if count and (large or held + size > goal or count == _FILES_PER_PARTITION):
+        if count and (large or held + size > goal or count == _FILES_PER_PARTITION or (count >= 8 and starts[i])):
             cuts.append((i, 0))
             held = count = 0
         if large:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,21 @@ from pipelines.steps import KINDS
 from pipelines.steps.base import Step
 
 M = TypeVar("M", bound=BaseModel)
+Checkpoint = Literal["memory", "disk"]
+RETRIES = 3
 TOP = {
     "name": "The pipeline's name: letters, digits, - and _. Default: the file's name.",
     "description": "Text for people.",
     "params": "Values that `${name}` puts in, or {type, default, choices}; `-p name=value` replaces them.",
     "executor": "Where to run when the command line does not say: a kind, or options.",
+    "store": "Where `checkpoint: disk` keeps tables: a folder or a URL, or {url, options}. Default: runs/.store.",
     "steps": "The steps, by name, in order: each reads the table above it unless `from` says otherwise.",
 }
 COMMON = {
     "from": "The step whose table is the input; for some kinds a list of steps. Default: the nearest step above that gives a table.",
-    "checkpoint": "`memory` keeps the table in memory (Dask's `persist()`) until its last use.",
+    "checkpoint": "`memory` keeps the table in memory (Dask's `persist()`) until its last use; `disk` keeps a durable copy as well, for later runs.",
+    "retries": "How often a task is tried again when what failed may pass: a read or write that was interrupted, a connection. Default: 3.",
+    "timeout": "Ends the run when the step's tasks take longer in all, as `90 s` or `2 h`. Default: never.",
     "description": "Text for people.",
 }
 EXECUTORS = ("serial", "threads", "processes", "local", "address")
@@ -71,12 +77,27 @@ class ExecutorOptions(BaseModel):
     )
 
 
+class StoreOptions(BaseModel):
+    """The `store:` block: where `checkpoint: disk` keeps tables."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    url: str = Field(min_length=1, description="A folder, relative to the project, or a URL as s3://bucket/folder.")
+    options: dict[str, Any] = Field(
+        {},
+        description="For the file system (fsspec), as `endpoint_url`. Default: the environment, as AWS_ACCESS_KEY_ID.",
+    )
+
+
 @dataclass(frozen=True)
 class StepSpec:
     name: str
     step: Step
     inputs: tuple[str, ...]
-    checkpoint: bool
+    checkpoint: Checkpoint | None
+    retries: int
+    timeout: float | None
+    """Seconds."""
     options: Node
     place: Place
 
@@ -88,6 +109,7 @@ class Spec:
     path: Path
     root: Path
     executor: ExecutorOptions
+    store: StoreOptions | None
     steps: tuple[StepSpec, ...]
     params: Mapping[str, Any]
 
@@ -176,6 +198,15 @@ class _Reader:
                     f"`executor` is one of {', '.join(EXECUTORS)} or a mapping of options, not {_shown(node)}",
                     f"options: {', '.join(ExecutorOptions.model_fields)}",
                 )
+        store = None
+        if "store" in top:
+            data = top["store"].plain()
+            data = {"url": data} if isinstance(data, str) else data
+            if isinstance(data, dict):
+                store = self.validated(StoreOptions, data, top["store"])
+            else:
+                remedy = "store: s3://bucket/folder, or {url: ..., options: {...}}"
+                self.add(top["store"].place, f"`store` is a folder or a URL, not {_shown(top['store'])}", remedy)
         steps = self.steps(top.get("steps"), unclear, doubtful)
         return Spec(
             name=name,
@@ -183,6 +214,7 @@ class _Reader:
             path=self.path,
             root=project_root(self.path),
             executor=executor,
+            store=store,
             steps=steps,
             params={key: node.plain() for key, node in values.items()},
         )
@@ -235,6 +267,7 @@ class _Reader:
                 self.add(place, f"{name!r} cannot name a step", "use letters, digits and _, the first not a digit")
             told = len(self.issues)
             step, kept = self.step(name, body, place), self.checkpoint(body)
+            retries, timeout = self.retries(body), self.timeout(body)
             if not sound:  # what failed to be put in is told already
                 blind = _references(self.root.find(("steps", name)))
                 self.issues[told:] = [issue for issue in self.issues[told:] if issue.place not in blind]
@@ -244,7 +277,7 @@ class _Reader:
             given = self.inputs(name, body, place, roles, node.value)
             if sound and step is not None and kind is not None and given is not None and len(self.issues) == told:
                 assert isinstance(body.value, dict)
-                found.append(StepSpec(name, step, given, kept, body.value[kind], place))
+                found.append(StepSpec(name, step, given, kept, retries, timeout, body.value[kind], place))
         return tuple(found)
 
     def kind(self, body: Node) -> str | None:
@@ -373,20 +406,40 @@ class _Reader:
             return node.value
         return None
 
-    def checkpoint(self, body: Node) -> bool:
+    def checkpoint(self, body: Node) -> Checkpoint | None:
         node = body.value.get("checkpoint") if isinstance(body.value, dict) else None
         if node is None:
-            return False
-        if node.value != "memory":
+            return None
+        if node.value not in ("memory", "disk"):
             self.add(
                 node.place,
-                f"`checkpoint` is {_shown(node)}, not 'memory'",
-                "write `checkpoint: memory`, or remove it",
+                f"`checkpoint` is {_shown(node)}, not 'memory' or 'disk'",
+                "write `checkpoint: memory` or `checkpoint: disk`, or remove it",
             )
         kind = self.kind(body)
         if kind and KINDS[kind].role == "sink":
             self.add(node.place, "a step that writes has nothing to keep", "remove `checkpoint`")
-        return True
+        return "disk" if node.value == "disk" else "memory"
+
+    def retries(self, body: Node) -> int:
+        node = body.value.get("retries") if isinstance(body.value, dict) else None
+        if node is None:
+            return RETRIES
+        if type(node.value) is not int or not 0 <= node.value <= 100:
+            self.add(node.place, f"`retries` is a whole number from 0 to 100, not {_shown(node)}", "retries: 3")
+            return RETRIES
+        return node.value
+
+    def timeout(self, body: Node) -> float | None:
+        node = body.value.get("timeout") if isinstance(body.value, dict) else None
+        if node is None:
+            return None
+        text = str(node.value) if type(node.value) in (int, float, str) else ""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h|d)?", text)
+        if found is None or float(found[1]) == 0:
+            self.add(node.place, f"`timeout` is a time, not {_shown(node)}", "timeout: 90 s; units: s, min, h, d")
+            return None
+        return float(found[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[found[2] or "s"]
 
 
 def _references(node: Node) -> set[Place]:

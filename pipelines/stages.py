@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -98,8 +99,10 @@ class Stage:
     after: tuple[Apply | With, ...]
     """What is done to the state then, in a query of its own."""
     schema: Schema
-    count: int
-    """Partitions."""
+    parts: tuple[str, ...]
+    """Of each partition what its rows are: equal for equal rows, whatever columns are carried along and wherever it is made."""
+    means: str
+    """What the stage does, to any partitions."""
     token: str
     sink: Output | None = None
     columns: tuple[str, ...] = ()
@@ -111,6 +114,11 @@ class Stage:
     @property
     def key(self) -> str:
         return f"{self.name}-{self.token}"
+
+    @property
+    def count(self) -> int:
+        """Partitions."""
+        return len(self.parts)
 
     @property
     def upstreams(self) -> tuple[Stage, ...]:
@@ -128,6 +136,8 @@ class Staged:
     """Step (checkpoint, target or sink): the stages whose partitions, one after another, it is. A union leaves several."""
     notes: tuple[tuple[str, str], ...] = ()
     """(pass, what it did)."""
+    durable: Mapping[str, str] = field(default_factory=dict)
+    """Stage key: the step (checkpoint: disk) whose table its partitions are, or whose states."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +148,10 @@ class _Chain:
     input: Input | None
     links: tuple[Link, ...]
     schema: Schema
-    count: int
-    token: str
+    begin: tuple[str, ...]
+    """Of each partition what it is made from."""
+    means: str = ""
+    """What is done to it."""
     program: tuple[Apply | With, ...] = ()
     columns: tuple[str, ...] = ()
     runs_python: bool = False
@@ -152,6 +164,10 @@ class _Chain:
     """Rows in which these columns are equal are in one partition, and in the table's order there."""
 
     @property
+    def count(self) -> int:
+        return len(self.begin)
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that have its rows already."""
         links = self.links
@@ -161,7 +177,7 @@ class _Chain:
     def narrowed(self, columns: Columns) -> _Chain:
         """With no columns but these, so that others do not travel; one at least, or there would be no rows."""
         kept = {name: t for name, t in self.schema.items() if name in columns} or dict(list(self.schema.items())[:1])
-        return self if kept == self.schema else replace(self, schema=kept, token=digest(self.token, list(kept)))
+        return self if kept == self.schema else replace(self, schema=kept)
 
     def then(self, node: Node, apply: Apply | With, schema: Schema, index: int = 0) -> _Chain:
         hidden = {self.number: pl.UInt64()} if self.number else {}
@@ -171,18 +187,18 @@ class _Chain:
             program=self.program if self.reduction else (*self.program, apply),
             after=(*self.after, apply) if self.reduction else (),
             schema={**schema, **hidden},
-            token=digest(self.token, node.identity, list(schema), index, len(self.program)),
+            means=digest(self.means, node.own, getattr(apply, "__name__", type(apply).__name__), index),
             runs_python=self.runs_python or node.runs_python,
         )
 
     def joined(self, node: Node, joining: Joining, other: tuple[Stage, ...], schema: Schema, ordered: bool) -> _Chain:
         """With a table that every partition gets."""
         link = Link(other, Exchange("broadcast"))
-        token = digest(self.token, [stage.token for stage in other])
+        means = digest(self.means, [stage.parts for stage in other])
         columns = _seen(joining, schema, self.number, "")
         step = With(joining.join, len(self.links), columns, joining.main == 1, ordered)
         placed = self.placed if joining.main == 0 else ()  # the right table's columns get other names
-        return replace(self, links=(*self.links, link), token=token, placed=placed).then(
+        return replace(self, links=(*self.links, link), means=means, placed=placed).then(
             node, step, schema, int(ordered)
         )
 
@@ -191,6 +207,7 @@ class _Chain:
         return replace(self.then(node, reduction.partial, reduction.state), reduction=reduction)
 
     def close(self, sink: Output | None = None) -> Stage:
+        parts = tuple(hashlib.blake2b(f"{self.means} {of}".encode(), digest_size=16).hexdigest() for of in self.begin)
         return Stage(
             name=_joined(self.steps),
             steps=self.steps,
@@ -200,10 +217,9 @@ class _Chain:
             reduction=self.reduction,
             after=self.after,
             schema=self.schema,
-            count=self.count,
-            token=digest(self.token, "partial" if self.reduction else "", [link.exchange.kind for link in self.links])[
-                :16
-            ],
+            parts=parts,
+            means=self.means,
+            token=digest(parts, list(self.schema), self.columns, len(self.program))[:16],
             sink=sink,
             columns=self.columns,
             runs_python=self.runs_python,
@@ -248,7 +264,7 @@ class _Cutter:
         return self.closed[name]
 
     def is_cut(self, name: str) -> bool:
-        return name in self.targets or self.plan.nodes[name].checkpoint or self.consumers[name] > 1
+        return name in self.targets or self.plan.nodes[name].checkpoint is not None or self.consumers[name] > 1
 
     def before(self, node: Node, name: str) -> Chains:
         if not self.is_cut(name):
@@ -269,7 +285,7 @@ class _Cutter:
         order = Order((chain.number,))
         self.notes.append(("order", f"{chain.steps[-1]}: its rows are put back into their order"))
         link = Link(self.spread((chain,)), Exchange("range", order=order))
-        return replace(_after(chain.steps[-1:], link, chain.count), program=(order,), schema=schema)
+        return replace(_after(chain.steps[-1:], link, chain.count), program=(order,), schema=schema, means="order")
 
     def size(self, name: str) -> float:
         """Bytes of a step's table, as far as its columns are read."""
@@ -281,7 +297,9 @@ class _Cutter:
     def parts(self, writers: int, *names: str) -> int:
         """How many partitions hold these tables, when they come from so many."""
         size = sum(self.size(name) for name in names)
-        return self.layout.partitions or max(1, min(math.ceil(size / _PART), _MOST // max(1, writers)))
+        return self.layout.partitions or max(
+            1, min(math.ceil(size * self.layout.finer / _PART), _MOST // max(1, writers))
+        )
 
     @cached_property
     def input_bytes(self) -> int:
@@ -459,7 +477,7 @@ class _Cutter:
 
     def ending(self, chain: _Chain, node: Node, output: Output) -> Stage:
         steps = (*(name for name in chain.steps if name != node.name), node.name)
-        return replace(chain, steps=steps, token=digest(chain.token, node.identity)).close(sink=output)
+        return replace(chain, steps=steps, means=digest(chain.means, node.own)).close(sink=output)
 
 
 @dataclass(frozen=True)
@@ -499,8 +517,7 @@ def _first(node: Node, given: Input, wanted: Columns) -> _Chain:
         input=given,
         links=(),
         schema=schema,
-        count=len(given.partitions),
-        token=digest(node.identity, list(schema), [repr(p) for p in given.partitions]),
+        begin=tuple(digest(node.own, facts) for facts in given.facts),
         columns=tuple(schema),
         runs_python=node.runs_python,
     )
@@ -514,14 +531,17 @@ def _several(steps: tuple[str, ...], links: tuple[Link, ...], count: int) -> _Ch
     schema = dict(links[0].stages[0].schema)
     if number := links[0].exchange.number:
         schema[number] = pl.UInt64()
-    return _Chain(
-        steps=steps,
-        input=None,
-        links=links,
-        schema=schema,
-        count=count,
-        token=digest([[[stage.token for stage in link.stages], link.exchange.kind, link.exchange.keys, link.exchange.number, repr(link.exchange.order)] for link in links], count),
-    )  # fmt: skip
+    if len(links) == 1 and links[0].exchange.kind == "none":
+        begin = tuple(part for stage in links[0].stages for part in stage.parts)
+    else:
+        made = digest(count, [[_told(link.exchange), [stage.parts for stage in link.stages]] for link in links])
+        begin = tuple(f"{made} {i}" for i in range(count))
+    return _Chain(steps=steps, input=None, links=links, schema=schema, begin=begin)
+
+
+def _told(exchange: Exchange) -> list[str]:
+    """How rows are spread: by which keys or order, the step behind it says."""
+    return [exchange.kind, "numbered" if exchange.number else ""]
 
 
 def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None) -> Staged:
@@ -561,7 +581,14 @@ def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None)
         cutter.open[node.name] = cutter.chains(node)
         if node.name in targets or node.checkpoint:
             tables[node.name] = cutter.table(node.name)
-    return Staged(plan, targets, tuple(cutter.stages), tables, (*notes, *cutter.notes))
+    durable = {
+        stage.key: name
+        for name in tables
+        if plan.nodes[name].checkpoint == "disk"
+        for table in tables[name]
+        for stage in (table, *(s for link in table.links if link.exchange.kind == "tree" for s in link.stages))
+    }
+    return Staged(plan, targets, tuple(cutter.stages), tables, (*notes, *cutter.notes), durable)
 
 
 def needed(stages: Iterable[Stage], kept: Collection[Stage] = ()) -> list[Stage]:

@@ -20,6 +20,7 @@ _SECONDS = 10
 
 class Address(Cluster):
     kind: ClassVar[str] = "address"
+    restarts = False
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -47,6 +48,7 @@ class Address(Cluster):
             workers = self.client.scheduler_info(n_workers=-1)["workers"]
             self.slots = sum(worker["nthreads"] for worker in workers.values())
             register_serializers()
+            self.listen()
             self.dashboard = answering(self.client.dashboard_link)
         except BaseException:
             self.stack.close()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pipelines.code import Code
+from pipelines.errors import Issue, MachineError
 from pipelines.graph import Graph, Key, Table
 
 
@@ -21,6 +22,17 @@ class Timing:
     start: float = float("inf")
     stop: float = 0.0
     busy: float = 0.0
+    running: bool = False
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How long the tasks of one name may take together."""
+
+    step: str
+    seconds: float
+    count: int
+    """Tasks."""
 
 
 @dataclass
@@ -29,6 +41,20 @@ class Progress:
 
     timings: dict[str, Timing] = field(default_factory=dict)
     changed: Callable[[], None] = lambda: None
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+
+    def begun(self, name: str, start: float) -> None:
+        timing = self.timings.setdefault(name, Timing())
+        timing.start = min(timing.start, start)
+
+    @property
+    def overdue(self) -> Limit | None:
+        """A limit that is passed."""
+        for name, limit in self.limits.items():
+            timing = self.timings.get(name)
+            if timing and timing.done < limit.count and time.time() - timing.start > limit.seconds:
+                return limit
+        return None
 
     def task(self, name: str, start: float, stop: float) -> None:
         timing = self.timings.setdefault(name, Timing())
@@ -52,6 +78,8 @@ class Executor(AbstractContextManager["Executor"], Protocol):
     """Whether all tasks run in one process."""
     shares_disk: bool
     """Whether all tasks see this machine's files."""
+    restarts: bool
+    """Whether opening it again starts another scheduler."""
     dashboard: str | None
     """The dashboard's link, when it answers."""
 
@@ -68,11 +96,45 @@ class Executor(AbstractContextManager["Executor"], Protocol):
     def finished(self) -> None:
         """The work is done: saves what was watched."""
 
+    def events(self) -> list[dict[str, Any]]:
+        """What tasks told (`pipelines.events`) and what happened to workers since it was asked last."""
+
+    def memory(self) -> tuple[int, int | None] | None:
+        """Bytes that all processes of the run have now, and that workers spilled; None where that is not known."""
+
     def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:
         """The results of these tasks, in order."""
 
     def persist(self, table: Table, progress: Progress) -> Mapping[Key, Any]:
         """The table's partitions, kept where they were computed, as nodes of a graph; dropping them frees them."""
+
+
+class Overdue(MachineError):
+    """A step took longer than it may."""
+
+    def __init__(self, limit: Limit) -> None:
+        said = f"the step {limit.step!r} took longer than its timeout of {limit.seconds:g} s"
+        super().__init__(Issue(said, "raise `timeout`, or see what its tasks wait for"))
+
+
+class Lost(MachineError):
+    """The scheduler is gone, and with it all that was at work."""
+
+
+class OutOfMemory(MachineError):
+    """Workers died because they needed more memory than they may have."""
+
+
+def processes_memory() -> int:
+    """Bytes of this process and of all below it."""
+    import psutil
+
+    mine = psutil.Process()
+    total = int(mine.memory_info().rss)
+    for child in mine.children(recursive=True):
+        with suppress(psutil.Error):
+            total += int(child.memory_info().rss)
+    return total
 
 
 class Clock:
@@ -82,7 +144,9 @@ class Clock:
         self.progress, self.started = progress, dict[Any, float]()
 
     def pretask(self, key: Any, dsk: Any, state: Any) -> None:
-        self.started[key] = time.time()
+        self.started[key] = now = time.time()
+        if isinstance(key, tuple):
+            self.progress.begun(key[0], now)
 
     def posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
         if isinstance(key, tuple):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
@@ -16,7 +19,8 @@ from dask.callbacks import Callback
 from dask.system import CPU_COUNT
 
 from pipelines.code import Code
-from pipelines.executors.base import Clock, Progress
+from pipelines.events import told
+from pipelines.executors.base import Clock, Limit, Overdue, Progress, processes_memory
 from pipelines.graph import Graph, Key, Table
 
 
@@ -27,6 +31,7 @@ class Serial:
     slots = 1
     shares_memory = True
     shares_disk = True
+    restarts = True
     dashboard: str | None = None
 
     def __enter__(self) -> Serial:
@@ -50,18 +55,52 @@ class Serial:
     def finished(self) -> None:
         return None
 
+    def events(self) -> list[dict[str, Any]]:
+        return [told.popleft() for _ in range(len(told))]
+
+    def memory(self) -> tuple[int, int | None] | None:
+        return processes_memory(), None
+
     def get(self, graph: Graph, keys: list[Key]) -> list[Any]:
         return list(dask.local.get_sync(graph, keys))
 
     def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:
         clock = Clock(progress)
-        with Callback(pretask=clock.pretask, posttask=clock.posttask):
+        with Callback(pretask=clock.pretask, posttask=clock.posttask), _limited(progress):
             return self.get(graph, keys)
 
     def persist(self, table: Table, progress: Progress) -> Mapping[Key, Any]:
         # what dask.persist does, with this executor's callbacks
         frames = self.compute(dict(table.graph), table.keys, progress)
         return {key: DataNode(key, frame) for key, frame in zip(table.keys, frames, strict=True)}
+
+
+@contextmanager
+def _limited(progress: Progress) -> Iterator[None]:
+    """Interrupts what the main thread waits for when a step is overdue, as Ctrl-C does. In other threads nothing can."""
+    if not progress.limits or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    passed, done = list[Limit](), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            if limit := progress.overdue:
+                passed.append(limit)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if passed:
+            raise Overdue(passed[0]) from None
+        raise
+    finally:
+        done.set()
+        watcher.join()
 
 
 class Threads(Serial):
@@ -76,7 +115,7 @@ class Threads(Serial):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self.pool.shutdown(cancel_futures=True, wait=not isinstance(error, Overdue))
 
     @property
     def described(self) -> str:

@@ -7,6 +7,7 @@ where steps run Python code, or as the config asks.
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import socket
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, performance_report
 
 from pipelines.errors import Issue, MachineError
+from pipelines.executors.base import processes_memory
 from pipelines.executors.cluster import Cluster, answering
 from pipelines.graph import register_serializers
 
@@ -62,6 +64,11 @@ class Local(Cluster):
         self.stack.enter_context(dask.config.set(settings))
         for name in ("distributed", "bokeh", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        # what it says of a worker that it ends for its memory is nowhere else
+        memory = logging.getLogger("distributed.nanny.memory")
+        memory.setLevel(logging.WARNING)
+        memory.addHandler(handler := _OverLimit(self.over_limit))
+        self.stack.callback(memory.removeHandler, handler)
         # Ctrl-C goes to every process of the terminal: blocked in the cluster's thread, it is blocked in the workers started
         # from there, and this process ends them in order
         resource_tracker.ensure_running()  # started later, it would unblock
@@ -82,6 +89,7 @@ class Local(Cluster):
             )
             self.client = self.stack.enter_context(Client(cluster))
             register_serializers()
+            self.listen()
             if self.port is not None:
                 port = cluster.scheduler_info["services"]["dashboard"]
                 self.dashboard = answering(f"http://127.0.0.1:{port}/status")
@@ -102,6 +110,25 @@ class Local(Cluster):
 
     def finished(self) -> None:
         self.watching.close()
+
+    @property
+    def memory_text(self) -> str:
+        return f"{self.memory_limit} of a worker" if self.memory_limit else "share of the memory that each worker has"
+
+    def memory(self) -> tuple[int, int | None] | None:
+        return processes_memory(), self.measured[1] if self.measured else None
+
+
+class _OverLimit(logging.Handler):
+    """Notes the workers that a nanny ends."""
+
+    def __init__(self, workers: set[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.workers = workers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := re.match(r"Worker (\S+) \(pid=\d+\) exceeded", record.getMessage()):
+            self.workers.add(found[1])
 
 
 def _free(port: int) -> int:

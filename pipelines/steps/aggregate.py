@@ -90,6 +90,10 @@ class Aggregated(Reduction):
     def any_order(self) -> bool:
         return all(c.known.kind == "exact" for c in self.grouping.calls)
 
+    @property
+    def any_layout(self) -> bool:
+        return all(call.known.kind != "ordered" for call in self.grouping.calls)
+
     def tests_early(self, columns: Columns) -> tuple[int, ...]:
         return self.grouping.tests_early(columns)
 
@@ -236,4 +240,4 @@ class Aggregate(Step):
         return Aggregated(out, dict(grouping.states(empty, careful=False).collect_schema()), grouping, reads)
 
     def identity(self) -> Mapping[str, Any]:
-        return {"by": self.by, "outputs": dict(self.__pydantic_extra__)}
+        return {"by": self.by, "outputs": list(self.__pydantic_extra__.items())}

@@ -14,7 +14,7 @@ from pipelines import expressions
 from pipelines.code import Function, FunctionError, find
 from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.order import Order
-from pipelines.scan import Drawn
+from pipelines.scan import Drawn, FileInfo
 from pipelines.source import Node
 from pipelines.types import NAMED, Schema, dtype_name
 
@@ -39,6 +39,11 @@ class Operation:
     placement: ClassVar[Placement] = "anywhere"
     functions: ClassVar[tuple[Function, ...]] = ()
     """Of the user's, that it calls."""
+
+    @property
+    def any_layout(self) -> bool:
+        """Whether the answer has the same bytes for any partitions."""
+        return True
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
@@ -239,7 +244,10 @@ class Input:
     schema: Schema
     loader: Loader
     partitions: tuple[Any, ...]
-    identity: tuple[Any, ...]
+    facts: tuple[Any, ...]
+    """Of each partition what makes its rows the same again, in plain values."""
+    files: tuple[FileInfo, ...] = ()
+    """What is read."""
     bytes: int = 0
     sampled: Mapping[str, pl.DataType] = field(default_factory=dict)
     """Columns whose types were not declared but found in samples."""
@@ -344,6 +352,10 @@ class Context:
     """Every input's name and types."""
     folders: tuple[Path, ...] = ()
     """Where the project's modules are looked for."""
+    retries: int = 0
+    """How often what may pass is tried again."""
+    finer: int = 1
+    """Into how many times as many partitions a source is to be cut."""
 
 
 def _as_sql(value: object) -> object:

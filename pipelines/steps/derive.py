@@ -53,4 +53,4 @@ class Derive(Step):
         return Derived(out, tuple(columns))
 
     def identity(self) -> Mapping[str, Any]:
-        return dict(self.__pydantic_extra__)
+        return {"outputs": list(self.__pydantic_extra__.items())}

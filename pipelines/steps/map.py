@@ -7,6 +7,7 @@ import math
 import numbers
 import os
 import threading
+import time
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,10 @@ from typing import Any, ClassVar
 import polars as pl
 from pydantic import Field
 
+from pipelines import events
 from pipelines.code import Function
-from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, redacted
-from pipelines.scan import Drawn
+from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, may_pass, redacted
+from pipelines.scan import Drawn, FileInfo
 from pipelines.steps.base import Context, Dtype, Input, Problems, Step
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
@@ -47,6 +49,7 @@ class Mapped:
     """Whether the function returns one value, not a mapping of columns."""
     stop: bool
     """Whether an item's error ends the run."""
+    retries: int = 0
 
     def scan(self, partition: Sequence[Any], columns: Sequence[str]) -> pl.LazyFrame:
         function = self.function.load()
@@ -54,12 +57,19 @@ class Mapped:
         data: dict[str, list[Any]] = {name: [] for name in self.schema}
         for item in partition:
             values, error = dict[str, Any](), None
-            try:
-                values = self.columns(function(item, **self.arguments), names)
-            except BaseException as problem:  # a panic, a sys.exit(): uncaught, they end a worker
-                if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                    raise  # Ctrl-C, which reaches no other thread
-                error = _told(problem)
+            for tries in range(self.retries + 1):
+                try:
+                    values, error = self.columns(function(item, **self.arguments), names), None
+                    break
+                except BaseException as problem:  # a panic, a sys.exit(): uncaught, they end a worker
+                    if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                        raise  # Ctrl-C, which reaches no other thread
+                    error = _told(problem)
+                    if not may_pass(problem):
+                        break
+                if tries < self.retries:
+                    events.tell("retry", stage=str(self.function), error=f"{item!r:.60}: {error}")
+                    time.sleep(min(30.0, 0.1 * 3**tries))
             if error is not None and self.stop:  # outside `except`: the problem itself need not be fit to travel
                 raise DataError(Issue(f"{self.function} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`"))  # fmt: skip
             data["item"].append(item)
@@ -161,7 +171,7 @@ class Map(Step):
     )
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Input | None:
-        items, dtype, identity = self._items(problems, context)
+        items, dtype, files = self._items(problems, context)
         found = problems.function(("function",), self.function, context)
         function = found[1] if found else None
         if function is not None:
@@ -171,19 +181,27 @@ class Map(Step):
             return None
         out = {"item": dtype, **result, "error": pl.String()}
         single = not isinstance(self.returns, dict)
-        loader = Mapped(found[0], self.arguments, out, single, self.on_error == "stop")
+        loader = Mapped(found[0], self.arguments, out, single, self.on_error == "stop", context.retries)
         size = max(1, math.ceil(len(items) / _MOST_PARTITIONS))
         partitions = tuple(items[i : i + size] for i in range(0, len(items), size))
-        return Input(out, loader, partitions, identity, functions=(found[0],))
+        sizes = {file.path: (file.path, file.size, file.mtime_ns) for file in files}
+        facts = tuple([sizes.get(item, item) for item in partition] for partition in partitions)
+        return Input(out, loader, partitions, facts, files, functions=(found[0],))
 
-    def _items(self, problems: Problems, context: Context) -> tuple[Sequence[Any], pl.DataType | None, tuple[Any, ...]]:
-        """The items, their type, and what makes them the same again."""
+    def identity(self) -> Mapping[str, Any]:
+        given = self.model_dump(mode="json", exclude={"items", "range", "files"})
+        return {**given, "returns": list(self.returns.items()) if isinstance(self.returns, dict) else self.returns}
+
+    def _items(
+        self, problems: Problems, context: Context
+    ) -> tuple[Sequence[Any], pl.DataType | None, tuple[FileInfo, ...]]:
+        """The items, their type, and the files that they are."""
         if sum(given is not None for given in (self.items, self.range, self.files)) != 1:
             problems.add((), "give the items as one of `items`, `range` and `files`", "items: [1, 2, 3]")
         elif self.files is not None:
             found = sorted(glob.glob(self.files, root_dir=context.root, recursive=True))
             if paths := [str(context.root / name) for name in found if (context.root / name).is_file()]:
-                facts = [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths]
+                facts = (FileInfo(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths)
                 return tuple(paths), pl.String(), tuple(facts)
             problems.add(("files",), f"no file matches {self.files}", f"it is looked for in {context.root}")
         elif self.range is not None:
@@ -194,7 +212,7 @@ class Map(Step):
                 problems.add(("range",), "an item does not fit int64", "list them as texts: items: ['...']")
             else:
                 numbers = range(first, last + 1)
-                return numbers, pl.Int64(), (repr(numbers),)
+                return numbers, pl.Int64(), ()
         elif not self.items:
             problems.add(("items",), "there are no items", "items: [1, 2, 3]")
         elif (kinds := {type(item) for item in self.items}) <= {int, float}:
@@ -207,9 +225,9 @@ class Map(Step):
                     problems.add(("items", i), f"{item!s:.30} does not fit {wanted}", "quote all items: they become texts")  # fmt: skip
                     return (), None, ()
             items = tuple(numbers_given) if wanted == "int64" else tuple(map(float, numbers_given))
-            return items, dtype, items
+            return items, dtype, ()
         elif kinds == {str}:
-            return tuple(self.items), pl.String(), tuple(self.items)
+            return tuple(self.items), pl.String(), ()
         else:
             problems.add(("items",), "the items are of several types", "quote all of them, or none")
         return (), None, ()

@@ -113,6 +113,10 @@ class OnPartitions(Operation):
     def functions(self) -> tuple[Function, ...]:  # type: ignore[override]
         return (self.call.function,)
 
+    @property
+    def any_layout(self) -> bool:
+        return self.placement == "gather"
+
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.select(list(self.call.input)).map_batches(
             self.table, schema=dict(self.schema), predicate_pushdown=False, projection_pushdown=False, slice_pushdown=False
@@ -243,4 +247,4 @@ class Python(Step):
         return ""
 
     def identity(self) -> Mapping[str, Any]:
-        return self.model_dump(mode="json", by_alias=True)
+        return {**self.model_dump(mode="json"), "columns": list((self.columns or {}).items())}

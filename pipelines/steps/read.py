@@ -133,6 +133,7 @@ class Read(Step):
                 root=context.root,
                 partitions=self.partitions,
                 partition_bytes=PARTITION_BYTES,
+                finer=context.finer,
             )
         except PipelineError as error:
             for issue in error.issues:
@@ -143,10 +144,21 @@ class Read(Step):
                     problems.add(path, issue.message, issue.remedy)
             problems.exit_code = max(problems.exit_code, error.exit_code)
             return None
-        identity = tuple((f.path, f.size, f.mtime_ns) for f in found.files)
+        sizes = {f.path: f.size for f in found.files}
+        facts = (
+            [(found.source.name(p.path), p.start, p.stop, sizes[p.path], p.mtime_ns, p.names) for p in partition]
+            for partition in found.partitions
+        )
         return Input(
-            found.source.schema, found.source, found.partitions, identity, found.input_bytes, found.sampled, found.notes
+            found.source.schema,
+            found.source,
+            found.partitions,
+            tuple(facts),
+            found.files,
+            found.input_bytes,
+            found.sampled,
+            found.notes,
         )
 
     def identity(self) -> Mapping[str, Any]:
-        return self.model_dump(mode="json", exclude={"partitions", "split"})
+        return self.model_dump(mode="json", exclude={"path", "partitions", "split"})

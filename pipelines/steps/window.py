@@ -278,4 +278,4 @@ class Window(Step):
 
     def identity(self) -> Mapping[str, Any]:
         options = {"partition_by": self.partition_by, "order_by": self.order_by, "descending": sorted(self.descending)}
-        return {**options, "outputs": dict(self.__pydantic_extra__)}
+        return {**options, "outputs": list(self.__pydantic_extra__.items())}

@@ -1,0 +1,479 @@
+"""The durable store: partitions of checkpoints, found again by what they are, in any later run and on any executor.
+
+A partition is a Parquet file and a manifest beside it, which is written last: without one, or where anything contradicts it,
+the partition does not exist. Its name is the key that `stages` gives it. No writer has to know of another: the same key
+means the same rows, and both files appear under their names when they are complete.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from pipelines import events, kernel
+from pipelines.errors import Issue, MachineError, machine_error
+from pipelines.plan import Plan
+from pipelines.spec import Spec
+from pipelines.stages import Stage, Staged
+from pipelines.steps.base import Input
+from pipelines.types import Schema
+
+FORMAT = "v1"
+"""The folder, in a store's, of all that this version reads."""
+ALIVE_SECONDS = 30.0
+"""How often a run says that it is alive; after ten times that it is not."""
+
+
+class Damaged(MachineError):
+    """A partition of the store is not what its manifest says. It exists no more; what needs it is computed again."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a partition is called in a store."""
+
+    folder: str
+    """Of what was done."""
+    key: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/{self.key}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store says of a partition."""
+
+    key: str
+    rows: int
+    size: int
+    sha256: str
+    schema: tuple[tuple[str, str], ...]
+    layout: tuple[int, int]
+    """(index, number of partitions) in the table of who wrote it."""
+    pipeline: str
+    step: str
+    kernel: str
+    written: str
+
+    @staticmethod
+    def of(text: bytes) -> Manifest:
+        """Raises ValueError for what is none."""
+        try:
+            facts = json.loads(text)
+            facts["schema"] = tuple((str(name), str(dtype)) for name, dtype in facts["schema"])
+            facts["layout"] = tuple(facts["layout"])
+            return Manifest(**facts)
+        except (KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of this machine, or of any file system that fsspec knows, by its URL. Small: it travels with the tasks."""
+
+    url: str
+    options: str = "{}"
+    """For the file system, as JSON."""
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.url
+
+    # ---- files
+
+    def read(self, path: str) -> bytes | None:
+        """A file's content. None: there is none."""
+        with self._said("read"):
+            try:
+                return bytes(self._files().cat_file(self._full(path)))
+            except FileNotFoundError:
+                return None
+
+    def write(self, path: str, content: bytes | memoryview, *, settled: bool = False) -> None:
+        """Under its name when it is complete; `settled`: and on the disk."""
+        full = self._full(path)
+        with self._said("write to"):
+            if not self.is_local:
+                self._files().pipe_file(full, bytes(content))
+                return
+            temporary = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                with _opened(temporary) as file:
+                    file.write(content)
+                    if settled:
+                        file.flush()
+                        os.fsync(file.fileno())
+                os.replace(temporary, full)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
+
+    def remove(self, path: str) -> None:
+        with self._said("remove from"), suppress(FileNotFoundError):
+            self._files().rm_file(self._full(path))
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file. None: there is none."""
+        with self._said("read"):
+            try:
+                return int(self._files().size(self._full(path)))
+            except FileNotFoundError:
+                return None
+
+    def walk(self, folder: str = "") -> dict[str, tuple[int, float]]:
+        """All files below: path: (bytes, seconds since 1970 of its last change; 0 where that is not known)."""
+        top = self._full("")
+        with self._said("read"):
+            files = self._files()
+            files.invalidate_cache()
+            try:
+                found = files.find(self._full(folder), detail=True)
+            except FileNotFoundError:
+                return {}
+            return {
+                path[len(top) :].lstrip("/"): (int(info["size"] or 0), _seconds(info))
+                for path, info in found.items()
+                if info["type"] == "file"
+            }
+
+    def _full(self, path: str) -> str:
+        root = self.url if self.is_local else self.url.split("://", 1)[1]
+        return "/".join(filter(None, (root.rstrip("/"), FORMAT, path)))
+
+    def _files(self) -> Any:
+        return _file_system(self.url, self.options)
+
+    @contextmanager
+    def _said(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except MachineError:
+            raise
+        except ImportError as error:
+            said = f"the store {self.url} needs a package: {error}"
+            raise MachineError(Issue(said, "install it: pip install 'pipelines[s3]' for s3://")) from None
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise machine_error(
+                f"cannot {doing} the store {self.url}", error, "set `store:` to another place"
+            ) from None
+        except Exception as error:  # a file system's own: no credentials, no such bucket, a wrong URL
+            said = f"{type(error).__name__}: {error}"
+            raise MachineError(Issue(f"cannot {doing} the store {self.url}: {said}", "see whether it is there and the credentials are right")) from None  # fmt: skip
+
+    # ---- partitions
+
+    def put(self, name: Name, frame: pl.DataFrame, told: Mapping[str, Any]) -> Manifest:
+        """Keeps a partition's rows."""
+        out = io.BytesIO()
+        frame.write_parquet(out, compression="lz4", statistics=False)
+        content = out.getbuffer()
+        manifest = Manifest(
+            key=name.key,
+            rows=len(frame),
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            schema=_texts(frame.schema),
+            kernel=kernel.VERSION,
+            written=datetime.now(UTC).isoformat(timespec="seconds"),
+            **told,
+        )
+        self.write(f"{name.path}.parquet", content, settled=True)
+        self.write(f"{name.path}.json", json.dumps(asdict(manifest)).encode())
+        return manifest
+
+    def get(self, name: Name, manifest: Manifest) -> pl.DataFrame:
+        """A partition's rows. Raises Damaged, and forgets the partition, when they are not those that were kept."""
+        content = self.read(f"{name.path}.parquet")
+        if content is not None and hashlib.sha256(content).hexdigest() == manifest.sha256:
+            return pl.read_parquet(io.BytesIO(content)).rechunk()
+        self.forget(name)
+        wrong = "is gone" if content is None else "is not what was written"
+        raise Damaged(Issue(f"{self.url}: a partition of {manifest.step} {wrong} ({name.path}.parquet)", "run again: it is computed anew"))  # fmt: skip
+
+    def forget(self, name: Name) -> None:
+        self.remove(f"{name.path}.json")
+
+    def look(self, name: Name, schema: Schema | None = None) -> Manifest | str | None:
+        """The partition's manifest; in words, why it is not to be trusted; or None where there is none."""
+        text = self.read(f"{name.path}.json")
+        if text is None:
+            return None
+        try:
+            manifest = Manifest.of(text)
+        except ValueError:
+            return "its manifest cannot be read"
+        if manifest.key != name.key:
+            return "its manifest is that of another"
+        if schema is not None and manifest.schema != _texts(schema):
+            return "its columns are not those of the plan"
+        size = self.size(f"{name.path}.parquet")
+        if size != manifest.size:
+            return "its file is gone" if size is None else f"its file has {size} bytes of {manifest.size}"
+        return manifest
+
+
+def _opened(path: str) -> Any:
+    try:
+        return open(path, "wb")
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, "wb")
+
+
+@functools.lru_cache
+def _file_system(url: str, options: str) -> Any:
+    import fsspec
+
+    kind = url.split("://", 1)[0] if "://" in url else "file"
+    return fsspec.filesystem(kind, **json.loads(options))
+
+
+def _seconds(info: Mapping[str, Any]) -> float:
+    when = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or 0.0
+    return float(when.timestamp() if isinstance(when, datetime) else when)
+
+
+def _texts(schema: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, repr(dtype)) for name, dtype in schema.items())
+
+
+def store_of(spec: Spec) -> Store:
+    """The config's; else runs/.store in the project."""
+    given = spec.store
+    if given is None or "://" not in given.url:
+        return Store(str(spec.root / (given.url if given else "runs/.store")))
+    return Store(given.url, json.dumps(given.options, sort_keys=True))
+
+
+# ---- tasks
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The end of a task whose partition is kept. One that somebody kept meanwhile is not computed again."""
+
+    method: Any
+    store: Store
+    name: Name
+    schema: tuple[tuple[str, str], ...]
+    told: Mapping[str, Any]
+    fresh: bool
+
+    def __call__(self, *given: Any) -> pl.DataFrame:
+        if not self.fresh and isinstance(found := self.store.look(self.name), Manifest) and found.schema == self.schema:
+            with suppress(Damaged):
+                return self.store.get(self.name, found)
+        frame: pl.DataFrame = self.method(*given)
+        began = time.time()
+        manifest = self.store.put(self.name, frame, self.told)
+        events.tell("kept", step=self.told["step"], bytes=manifest.size, seconds=time.time() - began)
+        return frame
+
+
+@dataclass(frozen=True)
+class Load:
+    """A partition from the store."""
+
+    store: Store
+    name: Name
+    manifest: Manifest
+
+    def __call__(self) -> pl.DataFrame:
+        return self.store.get(self.name, self.manifest)
+
+
+# ---- what is there
+
+
+@dataclass(frozen=True)
+class Durable:
+    """The store as one run sees it."""
+
+    store: Store
+    found: Mapping[str, Mapping[int, Manifest]] = field(default_factory=dict)
+    """Stage key: partitions that are there."""
+    doubts: tuple[str, ...] = ()
+    """What is there and not trusted, in words."""
+    fresh: bool = False
+
+    def count(self, stages: Iterable[Stage]) -> tuple[int, int]:
+        """Of all their partitions those that are there, and all."""
+        stages = list(stages)
+        return sum(len(self.found.get(s.key, ())) for s in stages), sum(s.count for s in stages)
+
+    def task(self, staged: Staged, stage: Stage, index: int, method: Callable[..., Any]) -> Keep | Load:
+        """What makes or finds a partition."""
+        name = name_of(stage, index)
+        if manifest := self.found.get(stage.key, {}).get(index):
+            return Load(self.store, name, manifest)
+        told = {"pipeline": staged.plan.spec.name, "step": staged.durable[stage.key], "layout": (index, stage.count)}
+        return Keep(method, self.store, name, _texts(stage.schema), told, self.fresh)
+
+
+def name_of(stage: Stage, index: int) -> Name:
+    return Name(stage.means[:16], stage.parts[index])
+
+
+def names(staged: Staged) -> Iterator[tuple[Stage, int, Name]]:
+    """Of all partitions that are to be durable."""
+    for stage in staged.stages:
+        if stage.key in staged.durable:
+            yield from ((stage, i, name_of(stage, i)) for i in range(stage.count))
+
+
+def resume(staged: Staged, store: Store, fresh: bool = False) -> Durable:
+    """What of the plan is in the store."""
+    found, doubts = dict[str, dict[int, Manifest]](), list[str]()
+    if fresh:
+        return Durable(store, fresh=True)
+    wanted = list(names(staged))
+    looked = each(lambda one: store.look(one[2], one[0].schema), wanted, store)
+    for (stage, i, name), manifest in zip(wanted, looked, strict=True):
+        if isinstance(manifest, Manifest):
+            found.setdefault(stage.key, {})[i] = manifest
+        elif manifest is not None:
+            doubts.append(f"{staged.durable[stage.key]}: a stored partition is not trusted: {manifest} ({name.path})")
+    return Durable(store, found, tuple(doubts))
+
+
+def each(call: Callable[[Any], Any], items: Sequence[Any], store: Store) -> list[Any]:
+    """The call's results, in order; of a store that is far away, many at once."""
+    if store.is_local:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(call, items))
+
+
+@contextmanager
+def using(store: Store, run: str, partitions: Iterable[tuple[Stage, int, Name]]) -> Iterator[Callable[[], None]]:
+    """Notes in the store that a run uses these partitions, so that they are not removed. What it gives is to be called now and
+    then: a run that is silent for long is taken for dead."""
+    path, held, last = f"uses/{run}.json", [name.path for _, _, name in partitions], 0.0
+    began = time.time()
+
+    def note(ended: float | None = None) -> None:
+        nonlocal last
+        last = time.time()
+        use = {
+            "run": run,
+            "host": platform.node(),
+            "process": os.getpid(),
+            "began": began,
+            "alive": last,
+            "ended": ended,
+        }
+        store.write(path, json.dumps({**use, "partitions": held}).encode())
+
+    def beat() -> None:
+        if time.time() - last >= ALIVE_SECONDS:
+            note()
+
+    note()
+    try:
+        yield beat
+    finally:
+        with suppress(MachineError):
+            note(time.time())
+
+
+# ---- why
+
+
+def lineage(plan: Plan, step: str) -> dict[str, Any]:
+    """What a step's table depends on, to be compared with a later one."""
+    nodes = [node for node in plan.upstream((step,)) if not node.origin]
+    files = {
+        file.path: [file.size, file.mtime_ns]
+        for node in nodes
+        if isinstance(node.bound, Input)
+        for file in node.bound.files
+    }
+    return {
+        "kernel": kernel.VERSION,
+        "files": files,
+        "steps": {
+            node.name: {
+                "own": node.own,
+                "kind": node.kind,
+                "inputs": list(node.inputs),
+                "code": {str(function): function.digest for function in node.functions},
+                "types": dict(_texts(node.schema)) if isinstance(node.bound, Input) else {},
+            }
+            for node in nodes
+        },
+    }
+
+
+def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    """Why a table is another one, or has to be made again, in a few words."""
+    if before is None:
+        return "nothing is stored yet"
+    if before["kernel"] != now["kernel"]:
+        return " → ".join(_kernel(each["kernel"]) for each in (before, now))
+    one, other = before["files"], now["files"]
+    changed = [path for path in other if path in one and one[path] != other[path]]
+    for what, paths in (
+        ("changed", changed),
+        ("is new", [path for path in other if path not in one]),
+        ("is gone", [path for path in one if path not in other]),
+    ):
+        if paths:
+            more = f", and {len(paths) - 1} more" if len(paths) > 1 else ""
+            return f"the input file {os.path.basename(paths[0])} {what}{more}"
+    steps, new = before["steps"], now["steps"]
+    if gone := [
+        name for name in steps if name not in new and steps[name]["own"] not in {s["own"] for s in new.values()}
+    ]:
+        return f"the step {gone[0]} is gone"
+    for name, step in new.items():
+        if (old := steps.get(name)) is None:
+            if step["own"] not in {s["own"] for s in steps.values()}:
+                return f"the step {name} is new"
+        elif old["own"] != step["own"]:
+            if old["types"] != step["types"]:
+                return f"the columns of {name} changed"
+            if code := [each for each in step["code"] if old["code"].get(each) not in (None, step["code"][each])]:
+                return f"the code of {code[0]} changed"
+            return f"the step {name} changed"
+        elif old["inputs"] != step["inputs"]:
+            return f"the step {name} reads from other steps"
+    return "it was not finished"
+
+
+def _kernel(version: str) -> str:
+    return version.replace("polars-", "Polars ").rpartition("-")[0]
+
+
+def explanation(store: Store, plan: Plan, step: str) -> Mapping[str, Any] | None:
+    """The step's lineage in the last run that had it."""
+    text = store.read(f"steps/{plan.spec.name}.{step}.json")
+    if text is None:
+        return None
+    with suppress(ValueError, TypeError):
+        found = json.loads(text)
+        if found.keys() >= {"kernel", "files", "steps"}:
+            return dict(found)
+    return None
+
+
+def explain(store: Store, plan: Plan, step: str, facts: Mapping[str, Any]) -> None:
+    store.write(f"steps/{plan.spec.name}.{step}.json", json.dumps(facts).encode())
