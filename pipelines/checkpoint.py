@@ -13,6 +13,7 @@ import io
 import json
 import os
 import platform
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -152,6 +153,16 @@ class Store:
                 for path, info in found.items()
                 if info["type"] == "file"
             }
+
+    def others(self) -> list[str]:
+        """The folders of other versions of this program."""
+        with self._said("read"):
+            try:
+                found = self._files().ls(self._full("").removesuffix(f"/{FORMAT}"), detail=False)
+            except FileNotFoundError:
+                return []
+        names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
+        return sorted(name for name in names if re.fullmatch(r"v\d+", name) and name != FORMAT)
 
     def _full(self, path: str) -> str:
         root = self.url if self.is_local else self.url.split("://", 1)[1]
@@ -342,9 +353,12 @@ def names(staged: Staged) -> Iterator[tuple[Stage, int, Name]]:
 
 def resume(staged: Staged, store: Store, fresh: bool = False) -> Durable:
     """What of the plan is in the store."""
-    found, doubts = dict[str, dict[int, Manifest]](), list[str]()
     if fresh:
         return Durable(store, fresh=True)
+    found = dict[str, dict[int, Manifest]]()
+    doubts = [
+        f"the store has tables of another version of this program ({other}): not used" for other in store.others()
+    ]
     wanted = list(names(staged))
     looked = each(lambda one: store.look(one[2], one[0].schema), wanted, store)
     for (stage, i, name), manifest in zip(wanted, looked, strict=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
 from pipelines.pipeline import Pipeline, load
-from pipelines.spec import EXECUTORS
+from pipelines.spec import EXECUTORS, project_root
 from pipelines.types import size_text
 
 if TYPE_CHECKING:  # a command imports what it needs when it is called: a check needs neither Dask nor what draws
@@ -156,6 +156,22 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     race.add_argument("--executors", metavar="A,B,...", help="which ones, the first to begin (default: all that need no address)")  # fmt: skip
     race.add_argument("--repeat", metavar="N", type=int, default=3, help="runs on each (default 3); the medians count")
     race.add_argument("-o", dest="output", type=Path, metavar="FILE", help="write the chart here, as SVG")
+
+    runs = command(
+        "runs", _runs, "list the runs of this project, show one, compare two", "pipelines runs compare last 5f1c"
+    )
+    runs.add_argument("action", choices=("ls", "show", "compare"), help="what to do")
+    runs.add_argument("runs", metavar="RUN", nargs="*", help="a run's name, its end, or `last`")
+    runs.add_argument("--json", action="store_true", help="the records as they are, as JSON")
+
+    store = command(
+        "store", _store, "look after the durable tables: list, show, verify, remove what is not used", "pipelines store gc --older-than 30"
+    )  # fmt: skip
+    store.add_argument("action", choices=("ls", "show", "verify", "gc"), help="what to do")
+    store.add_argument("folder", metavar="FOLDER", nargs="?", help="show: a folder of the store, as ls names it")
+    store.add_argument("--config", type=Path, metavar="CONFIG", help="the store of this config (default: runs/.store)")
+    store.add_argument("--older-than", metavar="DAYS", type=float, default=30.0, help="gc: remove what no run used for so long (default: 30)")  # fmt: skip
+    store.add_argument("--dry-run", action="store_true", help="gc: only say what would be removed")
 
     steps = command("steps", _steps, "list the kinds of steps, or explain one", "pipelines steps aggregate")
     steps.add_argument("kind", metavar="KIND", nargs="?", help="a kind: its documentation, options and an example")
@@ -345,6 +361,61 @@ def _show(result: Result) -> None:
     for stage in result.stages:
         print(f"  {stage.name:{width}}  {stage.partitions:>5}  {report.seconds(stage.seconds):>9}")
     print(f"done in {report.seconds(result.seconds)}; record in {_near(result.folder)}", flush=True)
+
+
+def _runs(options: argparse.Namespace) -> None:
+    import json
+
+    from pipelines import history, record
+
+    wanted = {"show": 1, "compare": 2}.get(options.action, 0)
+    names = options.runs or (["last"] if options.action == "show" else [])
+    if len(names) != wanted:
+        many = ("no run", "one run", "two runs")[wanted]
+        raise ConfigError(
+            Issue(f"`runs {options.action}` takes {many}", f"pipelines runs {options.action}{' RUN' * wanted}")
+        )
+    past = record.past(project_root(Path("here")))
+    chosen = [record.chosen(past, name) for name in names] or past
+    if options.json:
+        print(json.dumps([{**run.facts, "state": run.state} for run in chosen], indent=2))
+    elif options.action == "ls":
+        print(history.listed(chosen))
+    elif options.action == "show":
+        print(history.shown(chosen[0]))
+    else:
+        print(history.compared(*chosen))
+
+
+def _store(options: argparse.Namespace) -> int:
+    from pipelines import stores
+    from pipelines.checkpoint import Store, store_of
+
+    if options.config is not None:
+        store = store_of(load(options.config).spec)
+    else:
+        store = Store(str(project_root(Path("here")) / "runs/.store"))
+    found = stores.contents(store)
+    for path in found.foreign:
+        print(f"note: {path} is not of the store", file=sys.stderr)
+    if options.action == "ls":
+        print(stores.listed(found))
+    elif options.action == "show":
+        folders = sorted({name.folder for name in found.partitions})
+        if not options.folder or not any(folder.startswith(options.folder) for folder in folders):
+            remedy = did_you_mean(options.folder or "", folders) or "the store is empty"
+            raise ConfigError(Issue("`store show` takes a folder of the store", remedy))
+        print(stores.described(found, options.folder))
+    elif options.action == "verify":
+        stores.verify(store, found)
+        for name, why in found.doubtful.items():
+            print(f"{name.path}: {why}; the next run that needs it computes it anew")
+        print(f"{len(found.partitions):,} partitions are whole, {len(found.doubtful):,} are not")
+        return 3 if found.doubtful else 0
+    else:
+        count, size = stores.collect(store, found, options.older_than * 86_400, remove=not options.dry_run)
+        print(f"{'would remove' if options.dry_run else 'removed'} {count:,} partitions, {size_text(size)}")
+    return 0
 
 
 def _steps(options: argparse.Namespace) -> None:

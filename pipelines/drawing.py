@@ -263,7 +263,8 @@ def _right(node: Node) -> float:
 
 
 def _mark(node: Node) -> str:
-    return "in memory" if node.checkpoint else "Python" if node.runs_python else ""
+    kept = {"memory": "in memory", "disk": "on disk", None: ""}[node.checkpoint]
+    return kept or ("Python" if node.runs_python else "")
 
 
 def _mark_width(node: Node) -> float:
@@ -327,7 +328,7 @@ def _node_title(staged: Staged, node: Node) -> str:
     if isinstance(node.bound, Input) and node.bound.bytes:
         lines.append(f"{size_text(node.bound.bytes)} of input")
     if node.checkpoint:
-        lines.append("kept in memory until its last use")
+        lines.append("kept in memory until its last use" + (", and on disk" if node.checkpoint == "disk" else ""))
     return "\n".join([*lines, "", *(f"{name}: {dtype_name(dtype)}" for name, dtype in node.schema.items())])
 
 

@@ -18,6 +18,8 @@ from pipelines.stages import Exchange, Stage, Staged, With
 from pipelines.steps.base import Input, Joining, Keyed, Operation, Output, Sorting
 from pipelines.types import dtype_name, size_text
 
+_KEPT = {None: "", "memory": " (kept in memory)", "disk": " (kept on disk)"}
+
 
 def facts(staged: Staged) -> dict[str, Any]:
     """The plan as plain data: `steps`, `passes` and `stages`, in the order in which things happen. Samples the files."""
@@ -75,7 +77,7 @@ def _step(plan: Plan, node: Node, estimated: Estimate) -> dict[str, Any]:
         "from": list(_spec(plan, node.name).inputs),
         "options": summary(plan, node.name),
         "columns": {name: dtype_name(dtype) for name, dtype in node.schema.items()},
-        "checkpoint": "memory" if node.checkpoint else None,
+        "checkpoint": node.checkpoint,
         "python": node.runs_python,
         "rows": round(estimated.rows),
         "bytes": round(estimated.bytes),
@@ -183,8 +185,8 @@ def why(staged: Staged, stage: Stage, upstream: Stage, exchange: Exchange) -> st
             return f"{step} puts its partitions together, in order"
         return f"{step} needs all rows in one place, in order"
     last = upstream.steps[-1]
-    if staged.plan.nodes[last].checkpoint:
-        return f"{last} is kept in memory"
+    if checkpoint := staged.plan.nodes[last].checkpoint:
+        return f"{last} is kept {'on disk' if checkpoint == 'disk' else 'in memory'}"
     if last in staged.targets:
         return f"{last} is a result"
     return f"{last} is read by several steps"
@@ -217,7 +219,7 @@ def as_text(facts: Mapping[str, Any]) -> str:
 
 def _step_lines(step: Mapping[str, Any], above: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
     origin = f" from {', '.join(step['from'])}" if step["from"] else ""
-    yield f"  {step['step']}: {step['kind']}{origin}{' (kept in memory)' if step['checkpoint'] else ''}"
+    yield f"  {step['step']}: {step['kind']}{origin}{_KEPT[step['checkpoint']]}"
     if step["options"]:
         yield f"      {shortened(step['options'], 110)}"
     if "input_bytes" in step:

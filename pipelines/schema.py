@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from pipelines.reference import ANY_NAME, documented
-from pipelines.spec import COMMON, EXECUTORS, TOP, ExecutorOptions
+from pipelines.spec import COMMON, EXECUTORS, TOP, ExecutorOptions, StoreOptions
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
 
@@ -30,6 +30,7 @@ def schema() -> Json:
         "description": {"type": "string"},
         "params": {"type": ["object", "null"]},
         "executor": {"anyOf": [{"enum": [*EXECUTORS]}, {"type": "string", "pattern": "://"}, _model(ExecutorOptions)]},
+        "store": {"anyOf": [{"type": "string", "minLength": 1}, _model(StoreOptions)]},
         "steps": {
             "type": "object",
             "minProperties": 1,
@@ -61,7 +62,11 @@ def _step() -> Json:
     """One kind with its options, and the keys that all steps take."""
     common: Json = {
         "from": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 2}]},
-        "checkpoint": {"enum": ["memory"]},
+        "checkpoint": {"enum": ["memory", "disk"]},
+        "retries": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 100}, _REFERENCE]},
+        "timeout": {
+            "anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)? ?(s|min|h|d)?$"}, {"type": "number"}, _REFERENCE]
+        },
         "description": {"type": "string"},
     }
     kinds = {kind: {"$ref": f"#/definitions/{kind}"} for kind in KINDS}

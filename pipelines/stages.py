@@ -99,10 +99,13 @@ class Stage:
     after: tuple[Apply | With, ...]
     """What is done to the state then, in a query of its own."""
     schema: Schema
-    parts: tuple[str, ...]
-    """Of each partition what its rows are: equal for equal rows, whatever columns are carried along and wherever it is made."""
+    begin: tuple[str, ...]
+    """Of each partition the one that it is made from: of a source, or just behind an exchange."""
     means: str
-    """What the stage does, to any partitions."""
+    """What was done to it since."""
+    parts: tuple[str, ...]
+    """Of each partition what its rows are: equal for equal rows, whatever columns are carried along, however the steps were cut
+    into stages and wherever it is made."""
     token: str
     sink: Output | None = None
     columns: tuple[str, ...] = ()
@@ -149,9 +152,7 @@ class _Chain:
     links: tuple[Link, ...]
     schema: Schema
     begin: tuple[str, ...]
-    """Of each partition what it is made from."""
-    means: str = ""
-    """What is done to it."""
+    means: str
     program: tuple[Apply | With, ...] = ()
     columns: tuple[str, ...] = ()
     runs_python: bool = False
@@ -217,8 +218,9 @@ class _Chain:
             reduction=self.reduction,
             after=self.after,
             schema=self.schema,
-            parts=parts,
+            begin=self.begin,
             means=self.means,
+            parts=parts,
             token=digest(parts, list(self.schema), self.columns, len(self.program))[:16],
             sink=sink,
             columns=self.columns,
@@ -285,7 +287,8 @@ class _Cutter:
         order = Order((chain.number,))
         self.notes.append(("order", f"{chain.steps[-1]}: its rows are put back into their order"))
         link = Link(self.spread((chain,)), Exchange("range", order=order))
-        return replace(_after(chain.steps[-1:], link, chain.count), program=(order,), schema=schema, means="order")
+        behind = _after(chain.steps[-1:], link, chain.count)
+        return replace(behind, program=(order,), schema=schema, means=digest(behind.means, "order"))
 
     def size(self, name: str) -> float:
         """Bytes of a step's table, as far as its columns are read."""
@@ -518,6 +521,7 @@ def _first(node: Node, given: Input, wanted: Columns) -> _Chain:
         links=(),
         schema=schema,
         begin=tuple(digest(node.own, facts) for facts in given.facts),
+        means=node.own,
         columns=tuple(schema),
         runs_python=node.runs_python,
     )
@@ -531,12 +535,12 @@ def _several(steps: tuple[str, ...], links: tuple[Link, ...], count: int) -> _Ch
     schema = dict(links[0].stages[0].schema)
     if number := links[0].exchange.number:
         schema[number] = pl.UInt64()
-    if len(links) == 1 and links[0].exchange.kind == "none":
-        begin = tuple(part for stage in links[0].stages for part in stage.parts)
-    else:
-        made = digest(count, [[_told(link.exchange), [stage.parts for stage in link.stages]] for link in links])
-        begin = tuple(f"{made} {i}" for i in range(count))
-    return _Chain(steps=steps, input=None, links=links, schema=schema, begin=begin)
+    if links[0].exchange.kind == "none":
+        (stage,) = links[0].stages
+        return _Chain(steps, None, links, schema, stage.begin, stage.means)
+    made = digest(count, [[_told(link.exchange), [stage.parts for stage in link.stages]] for link in links])
+    means = digest([[_told(link.exchange), [stage.means for stage in link.stages]] for link in links])
+    return _Chain(steps, None, links, schema, tuple(f"{made} {i}" for i in range(count)), means)
 
 
 def _told(exchange: Exchange) -> list[str]:
