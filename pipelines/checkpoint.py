@@ -180,9 +180,9 @@ class Store:
         except ImportError as error:
             said = f"the store {self.url} needs a package: {error}"
             raise MachineError(Issue(said, "install it: pip install 'pipelines[s3]' for s3://")) from None
-        except FileNotFoundError:
-            raise
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and doing == "read":
+                raise
             raise machine_error(
                 f"cannot {doing} the store {self.url}", error, "set `store:` to another place"
             ) from None
