@@ -142,12 +142,17 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output) 
         schema=schema,
         checkpoint=step.checkpoint,
         own=own,
-        identity=digest(own, bound.facts if isinstance(bound, Input) else [node.identity for node in above]),
+        identity=digest(own, _read(bound) if isinstance(bound, Input) else [node.identity for node in above]),
         functions=functions,
         retries=step.retries,
         timeout=step.timeout,
         place=step.place,
     )
+
+
+def _read(source: Input) -> list[Any]:
+    """What a source reads, however it is cut."""
+    return [(file.path, file.size, file.mtime_ns) for file in source.files] or list(source.facts)
 
 
 def _meet(one: Output, other: Output) -> bool:

@@ -101,13 +101,13 @@ def test_check(config: Path, project: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_every_mistake_starts_with_error(config: Path, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config.write_text(CONFIG.replace("name:", "nam:").replace("checkpoint: memory", "checkpoint: disk"))
+    config.write_text(CONFIG.replace("name:", "nam:").replace("checkpoint: memory", "checkpoint: disc"))
     assert main(["check", str(config)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert [line for line in err.splitlines() if not line.startswith("    ")] == [
         "error: days.yaml:1:1: unknown key 'nam'",
-        "error: days.yaml:8:17: `checkpoint` is 'disk', not 'memory'",
+        "error: days.yaml:8:17: `checkpoint` is 'disc', not 'memory' or 'disk'",
     ]
 
 

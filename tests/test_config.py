@@ -67,7 +67,7 @@ BAD: list[tuple[str, ...]] = [
     (READ + "  u:\n    filter: Close > ${env:NOT_SET_ANYWHERE}\n", "5:21 the environment variable"),
     (READ + "  u:\n    from: tt\n    filter: Close > 0\n", "5:11 unknown step 'tt'"),
     (READ + "  u:\n    from: v\n    filter: Close > 0\n  v:\n    filter: Close > 0\n", "5:11 the step 'v' stands below"),
-    (READ + "  u:\n    checkpoint: disk\n    filter: Close > 0\n", "5:17 `checkpoint` is 'disk'"),
+    (READ + "  u:\n    checkpoint: disc\n    filter: Close > 0\n", "5:17 `checkpoint` is 'disc'"),
     ("steps:\n  u:\n    filter: Close > 0\n", "2:3 the step 'u' has no input"),
     (READ + "  u:\n    write: out.xlsx\n", "5:12 the ending of 'out.xlsx'"),
     (READ + "  u:\n    write: {path: '${run}.csv'}\n", "5: ${run} stands at the start"),

@@ -185,7 +185,8 @@ class Map(Step):
         size = max(1, math.ceil(len(items) / _MOST_PARTITIONS))
         partitions = tuple(items[i : i + size] for i in range(0, len(items), size))
         sizes = {file.path: (file.path, file.size, file.mtime_ns) for file in files}
-        facts = tuple([sizes.get(item, item) for item in partition] for partition in partitions)
+        # a range says what it is without its numbers
+        facts = tuple([sizes[item] for item in each] if files else [repr(each)] for each in partitions)
         return Input(out, loader, partitions, facts, files, functions=(found[0],))
 
     def identity(self) -> Mapping[str, Any]:
