@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 TYPED = $(wildcard pipelines benchmarks examples data/make_stocks.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run-local test test-k8s check format bench lock clean
+.PHONY: help install run-local test test-faults test-k8s check format bench lock clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
@@ -29,6 +29,9 @@ run-local: $(STAMP) ## Run a pipeline on this machine (CONFIG=configs/x.yaml, KE
 
 test: $(STAMP) ## Run the tests, without those that need Kubernetes or inject faults (ARGS="-k word")
 	@$(PY) -m pytest -q -m "not k8s and not faults" $(ARGS)
+
+test-faults: $(STAMP) ## Kill processes, run out of memory (KILLS=100 times; ARGS=...)
+	@$(PY) -m pytest -q -m faults $(ARGS)
 
 test-k8s: $(STAMP) ## Run the tests that need a Kubernetes cluster (ARGS=...)
 	@$(PY) -m pytest -q -m k8s $(ARGS) || { code=$$?; test $$code -eq 5 && echo "There are no Kubernetes tests yet."; }

@@ -343,12 +343,12 @@ class Past:
 def past(root: Path) -> list[Past]:
     """All runs of the project, the oldest first; folders without a readable record are left out."""
     found = list[Past]()
-    for path in sorted((root / "runs").glob("*/record.json")):
+    for path in (root / "runs").glob("*/record.json"):
         with suppress(ValueError, OSError, KeyError):
             facts = json.loads(path.read_text(encoding="utf-8"))
             if facts["state"] and facts["run"]:
                 found.append(Past(path.parent, facts))
-    return found
+    return sorted(found, key=lambda run: float(run.facts["started"]))
 
 
 def chosen(runs: Iterable[Past], text: str) -> Past:

@@ -35,6 +35,8 @@ class Serial:
     dashboard: str | None = None
 
     def __enter__(self) -> Serial:
+        # Polars' handler lets the wait for a lock go on: Ctrl-C would be heard when the next task ends
+        signal.siginterrupt(signal.SIGINT, True)
         return self
 
     def __exit__(

@@ -1,0 +1,114 @@
+"""What may pass is tried again, what takes too long is ended, what dies is named."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipelines import MachineError, load
+from pipelines.errors import may_pass
+
+COUNTED = """
+import pathlib, time, urllib.error
+
+def counted(item: str, kind: str, times: int, folder: str) -> int:
+    seen = pathlib.Path(folder, item)
+    tries = int(seen.read_text()) + 1 if seen.exists() else 1
+    seen.write_text(str(tries))
+    if tries <= times:
+        raise {"connection": ConnectionResetError(104, "reset"), "value": ValueError("bad"), "gone": FileNotFoundError(2, "gone"),
+               "url": urllib.error.URLError(ConnectionRefusedError(111, "refused")),
+               "busy": urllib.error.HTTPError("x", 503, "busy", None, None), "404": urllib.error.HTTPError("x", 404, "no", None, None)}[kind]
+    return tries
+
+def sleeps(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+"""
+
+
+def run(project: Path, steps: str, executor: str = "serial") -> tuple[Any, list[str]]:
+    (project / "code.py").unlink(missing_ok=True)
+    (project / "mine.py").write_text(COUNTED)
+    (project / "c.yaml").write_text(f"name: c\nsteps:\n{steps}")
+    said = list[str]()
+    return load(project / "c.yaml").run(executor, say=said.append), said
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "local", "processes"])
+@pytest.mark.parametrize(
+    ("kind", "passes"),
+    [("connection", True), ("url", True), ("busy", True), ("404", False), ("value", False), ("gone", False)],
+)
+def test_what_may_pass_is_tried_again(project: Path, kind: str, passes: bool, executor: str) -> None:
+    arguments = f"{{kind: '{kind}', times: 2, folder: '{project}'}}"
+    result, _ = run(
+        project, f'  m: {{map: {{function: "mine:counted", items: [a, b], arguments: {arguments}}}}}\n', executor
+    )
+    rows = result.outputs["m"].head.rows()
+    assert [row[1] for row in rows] == ([3, 3] if passes else [None, None])
+    assert all((row[2] is None) == passes for row in rows)
+    record = json.loads((result.folder / "record.json").read_text())
+    assert len(record["retries"]) == (4 if passes else 0)
+    assert (project / "a").read_text() == ("3" if passes else "1")
+
+
+def test_retries_are_as_many_as_one_says(project: Path) -> None:
+    arguments = f"{{kind: connection, times: 2, folder: '{project}'}}"
+    steps = f'  m: {{map: {{function: "mine:counted", items: [a], arguments: {arguments}}}, retries: 1}}\n'
+    result, _ = run(project, steps)
+    assert result.outputs["m"].head["error"].to_list() == ["ConnectionResetError: [Errno 104] reset"]
+
+
+def test_what_passes_and_what_does_not() -> None:
+    assert may_pass(TimeoutError())
+    assert may_pass(OSError(5, "Input/output error"))
+    assert not may_pass(OSError(28, "No space left on device"))
+    assert not may_pass(PermissionError(13, "no"))
+    assert not may_pass(MachineError())
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "local", "processes"])
+def test_a_step_that_takes_too_long_ends_the_run(project: Path, executor: str) -> None:
+    steps = '  m: {map: {function: "mine:sleeps", items: [0.1, 20.0]}, timeout: 1 s}\n  o: {write: o.csv}\n'
+    began = time.monotonic()
+    with pytest.raises(MachineError, match="the step 'm' took longer than its timeout of 1 s"):
+        run(project, steps, executor)
+    assert time.monotonic() - began < 15
+    assert not (project / "o.csv").exists()
+    run(project, steps.replace("20.0", "0.2").replace("1 s", "5 min"), executor)
+
+
+@pytest.mark.faults
+def test_want_of_memory_is_named_and_tried_in_smaller_partitions(project: Path) -> None:
+    rows = 10_000_000
+    pl.DataFrame({"k": range(rows), "x": [f"text {i % 977} {i}" for i in range(rows)]}).write_csv(project / "a.csv")
+    steps = """
+  a: {read: {path: a.csv, partitions: 1}}
+  s: {sort: [x, k]}
+"""
+    top = "executor: {kind: local, workers: 1, threads: 1, memory_limit: 700MiB}\n"
+    (project / "c.yaml").write_text(f"name: c\n{top}steps:{steps}")
+    said = list[str]()
+    result = load(project / "c.yaml").run(say=said.append)
+    assert any("ran out of memory in a" in text and "smaller partitions" in text for text in said), said
+    expected = load(project / "c.yaml").run("serial").outputs["s"].head
+    assert result.outputs["s"].head.equals(expected)
+    assert result.outputs["s"].rows == rows
+    record = json.loads((result.folder / "record.json").read_text())
+    assert record["losses"]
+    assert record["losses"][0]["why"] == "it needed more memory than it may have"
+    part = "  p: {from: a, python: {function: 'mine:all_of', like: input}}\n"
+    (project / "mine.py").write_text(
+        "import polars as pl\ndef all_of(frame: pl.DataFrame):\n    return pl.concat([frame] * 8).head(5)\n"
+    )
+    (project / "c.yaml").write_text(f"name: c\n{top}steps:{steps}{part}")
+    with pytest.raises(MachineError, match="ran out of memory in a") as caught:
+        load(project / "c.yaml").run()
+    assert "executor.memory_limit" in caught.value.issues[0].remedy
+    assert "KilledWorker" not in str(caught.value)
