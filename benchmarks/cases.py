@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.data import Data, ratings, sectors, stocks, tpch
+from benchmarks.data import Data, ratings, sectors, stocks, thousand, tpch
 from benchmarks.measure import ROOT
 
 HERE = Path(__file__).parent
@@ -134,6 +134,67 @@ def beyond_join(data: Data, work: Path) -> Case:
     return _beyond(work, "join", {"prices": stocks(data, 10), "ratings": ratings(data)}, "join")
 
 
+def resume(data: Data, work: Path) -> Case:
+    """The main job without and with durable copies, killed at nine tenths, gone on with, and run again."""
+    prices, commands = stocks(data), {}
+    for name, traded, by_date in (
+        ("none", "", ""),
+        ("small", "", ", checkpoint: disk"),
+        ("large", ", checkpoint: disk", ""),
+    ):
+        config = work / f"{name}.yaml"
+        config.write_text(
+            f"store: {name}-store\nsteps:\n  prices: {{read: {{path: '{prices}', partitions: 40}}}}\n  traded: {{filter: Close > 0{traded}}}\n"
+            f"  by_date: {{aggregate: {{by: [Date], m: avg(Open)}}{by_date}}}\n  out: {{write: '${{run}}/out.parquet'}}\n"
+        )
+        commands[name] = [sys.executable, "-m", "pipelines", "run", str(config), "--executor", "threads"]
+    store = str(work / "large-store")
+    competitors = {
+        "no copy": commands["none"],
+        "small copy": [*commands["small"], "--fresh"],
+        "small copy, again": commands["small"],
+        "large copy": [*commands["large"], "--fresh"],
+        "disk": _program("disk.py", store),
+        "killed": _program("killed.py", store, *commands["large"]),
+        "gone on": commands["large"],
+        "again": commands["large"],
+    }
+    bars = [
+        Bar("a small copy costs at most 15 %", lambda m: m["small copy"], lambda m: 1.15 * m["no copy"]),
+        Bar(
+            "a large copy costs at most its bytes / disk rate",
+            lambda m: m["large copy"] - m["no copy"],
+            lambda m: m["disk"],
+        ),
+        Bar("killed at 90 %, gone on: at most 20 %", lambda m: m["gone on"], lambda m: 0.2 * m["large copy"]),
+        _at_most("again: 1.5 s", "small copy, again", 1.5),
+    ]
+    return Case(competitors, bars, "no copy")
+
+
+def incremental(data: Data, work: Path) -> Case:
+    """A thousand files, of which one changes."""
+    folder = thousand(data)
+    config = work / "thousand.yaml"
+    config.write_text(
+        f"store: store\nsteps:\n  prices: {{read: '{folder}/*.csv'}}\n  by_date: {{aggregate: {{by: [Date], m: avg(Open)}}, checkpoint: disk}}\n"
+        "  out: {write: '${run}/out.parquet'}\n"
+    )
+    command = [sys.executable, "-m", "pipelines", "run", str(config), "--executor", "threads"]
+    competitors = {
+        "all": [*command, "--fresh"],
+        "touched": [sys.executable, "-c", f"import os; os.utime('{folder}/0500.csv')"],
+        "one changed": command,
+        "none changed": command,
+    }
+    bar = Bar(
+        "one changed: at most 5 % and start-up",
+        lambda m: m["one changed"],
+        lambda m: 0.05 * m["all"] + m["none changed"],
+    )
+    return Case(competitors, [bar], "all")
+
+
 def exchange_compile(data: Data, work: Path) -> Case:
     """A full join, because none of its sides can be broadcast."""
     one = stocks(data).replace("*", "0")
@@ -182,6 +243,8 @@ CASES: dict[str, Callable[[Data, Path], Case]] = {
     "beyond-sort": beyond_sort,
     "beyond-join": beyond_join,
     "exchange-compile": exchange_compile,
+    "resume": resume,
+    "incremental": incremental,
     **{f"tpch-{query}": tpch_query(query) for query in ("q01", "q03", "q05", "q18")},
 }
 

@@ -90,6 +90,16 @@ def sectors(data: Data) -> str:
     return str(data.made("sectors", make) / "sectors.csv")
 
 
+def thousand(data: Data) -> Path:
+    """A folder with 1,000 CSV files of 15,000 rows each, 880 MB."""
+
+    def make(target: Path) -> None:
+        for i in range(1000):
+            _file(target / f"{i:04}.csv", i, data.sized(ROWS // 100), 1)
+
+    return data.made("thousand", make)
+
+
 def tpch(data: Data) -> Path:
     """A folder with TPC-H's tables as Parquet files; scale factor 1: 8.7 million rows, 380 MB."""
 

@@ -211,11 +211,11 @@ class Store:
         self.write(f"{name.path}.json", json.dumps(asdict(manifest)).encode())
         return manifest
 
-    def get(self, name: Name, manifest: Manifest) -> pl.DataFrame:
-        """A partition's rows. Raises Damaged, and forgets the partition, when they are not those that were kept."""
+    def get(self, name: Name, manifest: Manifest, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """A partition's rows, all columns or these. Raises Damaged, and forgets the partition, when they are not those that were kept."""
         content = self.read(f"{name.path}.parquet")
         if content is not None and hashlib.sha256(content).hexdigest() == manifest.sha256:
-            return pl.read_parquet(io.BytesIO(content)).rechunk()
+            return pl.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns)).rechunk()
         self.forget(name)
         wrong = "is gone" if content is None else "is not what was written"
         raise Damaged(Issue(f"{self.url}: a partition of {manifest.step} {wrong} ({name.path}.parquet)", "run again: it is computed anew"))  # fmt: skip
@@ -307,9 +307,11 @@ class Load:
     store: Store
     name: Name
     manifest: Manifest
+    columns: tuple[str, ...] | None
+    """None: all."""
 
     def __call__(self) -> pl.DataFrame:
-        return self.store.get(self.name, self.manifest)
+        return self.store.get(self.name, self.manifest, self.columns)
 
 
 # ---- what is there
@@ -331,11 +333,13 @@ class Durable:
         stages = list(stages)
         return sum(len(self.found.get(s.key, ())) for s in stages), sum(s.count for s in stages)
 
-    def task(self, staged: Staged, stage: Stage, index: int, method: Callable[..., Any]) -> Keep | Load:
-        """What makes or finds a partition."""
+    def task(
+        self, staged: Staged, stage: Stage, index: int, method: Callable[..., Any], columns: tuple[str, ...] | None
+    ) -> Keep | Load:
+        """What makes a partition, or finds these columns of it."""
         name = name_of(stage, index)
         if manifest := self.found.get(stage.key, {}).get(index):
-            return Load(self.store, name, manifest)
+            return Load(self.store, name, manifest, columns)
         told = {"pipeline": staged.plan.spec.name, "step": staged.durable[stage.key], "layout": (index, stage.count)}
         return Keep(method, self.store, name, _texts(stage.schema), told, self.fresh)
 

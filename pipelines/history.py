@@ -77,7 +77,7 @@ def compared(one: Past, other: Past) -> str:
         if a is None or b is None:
             text.append(f"step {step}: only in the {'second' if a is None else 'first'}")
         elif a["identity"] != b["identity"]:
-            changed = [line for line in _differences(a["columns"], b["columns"])]
+            changed = list(_differences(a["columns"], b["columns"]))
             text.append(f"step {step}: another table" + (f" ({'; '.join(changed)})" if changed else ""))
     rows = [("stage", "seconds", "", "rows", "", "peak memory", "")]
     stages = [{stage["stage"]: stage for stage in facts.get("stages", [])} for facts in (first, second)]

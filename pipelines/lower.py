@@ -334,6 +334,7 @@ class _Lowering:
                 takers.setdefault(upstream.key, []).append((stage, i, before))
                 before += upstream.count
         tables = {stage.key for stages in self.staged.tables.values() for stage in stages}
+        self.takers = takers
         self.shipped = {
             key: found[0]
             for key, found in takers.items()
@@ -341,6 +342,15 @@ class _Lowering:
             and key not in tables
             and found[0][0].links[found[0][1]].exchange.kind in ("hash", "range")
         }
+
+    def read(self, stage: Stage) -> tuple[str, ...] | None:
+        """The columns of the stage's table that are read; None: all."""
+        links = [by.links[i] for by, i, _ in self.takers.get(stage.key, ())]
+        ends = {each.key for name in self.staged.targets for each in self.staged.tables[name]}
+        if stage.key in ends or any(link.columns is None for link in links):
+            return None
+        found = {name for link in links for name in link.columns or ()}
+        return tuple(name for name in stage.schema if name in found)
 
     def lowered(self) -> Lowered:
         lowered = Lowered(self.graph, self.keys)
@@ -402,7 +412,7 @@ class _Lowering:
         for i, (key, (body, given)) in enumerate(zip(self.keys[stage.key], bodies, strict=True)):
             method = body
             if self.durable is not None and stage.key in self.staged.durable:
-                method = self.durable.task(self.staged, stage, i, body)
+                method = self.durable.task(self.staged, stage, i, body, self.read(stage))
                 if isinstance(method, Load):
                     self.graph[key] = task(key, method)
                     continue

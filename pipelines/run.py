@@ -22,7 +22,7 @@ from pipelines.code import Code, provided
 from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean
 from pipelines.exchange import Room, room
 from pipelines.executors.base import Executor, Limit, Lost, OutOfMemory, Progress
-from pipelines.graph import Graph, needed
+from pipelines.graph import Graph, Table, needed
 from pipelines.lower import REJECTS, Attempt, Ending, Finish, Lowered, Part, ending_keys, lower, resolved, temporary
 from pipelines.passes import Layout
 from pipelines.plan import Plan, make_plan
@@ -257,16 +257,22 @@ def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Pro
     ends = {target: ending_keys(staged, lowered, target) for target in staged.targets}
     final = [key for keys in ends.values() for key in keys]
     kept = [
-        [stage for stage in stages if all(key in graph for key in lowered.keys[stage.key])]
+        # what is loaded need not be held: it can be loaded again
+        [
+            key
+            for stage in stages
+            for key in lowered.keys[stage.key]
+            if key in graph and not isinstance(graph[key].func, Load)
+        ]
         for name, stages in staged.tables.items()
         if staged.plan.nodes[name].checkpoint
     ]
-    for i, stages in enumerate(kept):
-        if not stages:
+    for i, keys in enumerate(kept):
+        if not keys:
             continue
-        graph.update(executor.persist(lowered.table(stages, graph), progress))
-        later = [key for others in kept[i + 1 :] for stage in others for key in lowered.keys[stage.key]]
-        left = needed(graph, final + later)
+        table = Table(graph, keys, {}, keys[0][0])
+        graph.update(executor.persist(table, progress))
+        left = needed(graph, [*final, *(key for later in kept[i + 1 :] for key in later)])
         for key in [key for key in graph if key not in left]:
             del graph[key]  # nothing else refers to it: its memory is free
     results = iter(executor.compute(graph, final, progress))

@@ -60,6 +60,8 @@ class Link:
 
     stages: tuple[Stage, ...]
     exchange: Exchange
+    columns: tuple[str, ...] | None = None
+    """What is read of their tables, where that is not all."""
 
     @property
     def count(self) -> int:
@@ -178,7 +180,9 @@ class _Chain:
     def narrowed(self, columns: Columns) -> _Chain:
         """With no columns but these, so that others do not travel; one at least, or there would be no rows."""
         kept = {name: t for name, t in self.schema.items() if name in columns} or dict(list(self.schema.items())[:1])
-        return self if kept == self.schema else replace(self, schema=kept)
+        if kept == self.schema:
+            return self
+        return replace(self, schema=kept, links=(replace(self.links[0], columns=tuple(kept)),))
 
     def then(self, node: Node, apply: Apply | With, schema: Schema, index: int = 0) -> _Chain:
         hidden = {self.number: pl.UInt64()} if self.number else {}
