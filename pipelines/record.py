@@ -217,7 +217,7 @@ def recorded(spec: Spec, log: Log) -> Iterator[Record]:
         held = os.open(folder, os.O_RDONLY)
         fcntl.flock(held, fcntl.LOCK_EX)
         log.path = folder / "log.jsonl"
-        (folder / "config.yaml").write_text(redacted(yaml.safe_dump(config(spec), sort_keys=False, allow_unicode=True)))
+        (folder / "config.yaml").write_text(yaml.safe_dump(_hidden(config(spec)), sort_keys=False, allow_unicode=True))
         record = Record(folder, log, _facts(spec, folder, began))
         record.write()
     except OSError as error:
@@ -316,6 +316,15 @@ def config(spec: Spec) -> dict[str, Any]:
         **({"store": spec.store.model_dump(exclude_defaults=True)} if spec.store else {}),
         "steps": steps,
     }
+
+
+def _hidden(value: Any) -> Any:
+    """Without secrets. Before it becomes YAML: unquoted stars are no text."""
+    if isinstance(value, Mapping):
+        return {key: _hidden(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(each) for each in value]
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _put(path: Path, text: str) -> None:

@@ -1,0 +1,105 @@
+"""What a run leaves of itself, and how it is read again."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import load
+from pipelines.cli import main
+from tests.test_checkpoints import STEPS, config, data, run
+
+
+def test_a_record_says_all(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE", "hush-hush")
+    steps = (
+        STEPS.replace("x > 10", "'x > ${least}'")
+        + '  m: {map: {function: "mine:f", items: [1], arguments: {key: "${secret:MINE}"}}}\n'
+    )
+    (project / "mine.py").write_text("def f(i: int, key: str) -> str:\n    return key[:4]\n")
+    path = config(data(project), steps, "params: {least: 10}\n")
+    result, _ = run(path, "threads")
+    facts = json.loads((result.folder / "record.json").read_text())
+    assert (facts["state"], facts["exit_code"], facts["params"]) == ("done", 0, {"least": 10})
+    assert facts["versions"]["polars"] in facts["versions"]["kernel"]
+    assert facts["machine"]["processors"] >= 1
+    assert facts["checkpoints"]["by_k"]["did"] == "computed: nothing is stored yet"
+    assert facts["kept"]["big"]["partitions"] == 1
+    assert all(len(out["sha256"]) == 64 for name, out in facts["outputs"].items() if name != "m")
+    by_steps = {tuple(stage["steps"]): stage for stage in facts["stages"]}
+    assert by_steps[("a", "big")]["rows"] > by_steps[("by_k",)]["rows"] >= 23
+    assert by_steps[("a", "big")]["bytes"] > 0
+    assert [step["step"] for step in facts["plan"]["steps"]][:2] == ["a", "big"]
+    resolved = yaml.safe_load((result.folder / "config.yaml").read_text())
+    assert resolved["steps"]["big"] == {"filter": "x > 10", "from": "a", "checkpoint": "disk"}
+    log = [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
+    assert any(line["message"].startswith("by_k: computed") and line["step"] == "by_k" for line in log)
+    assert not any(
+        "hush" in file.read_text() for file in result.folder.iterdir() if file.suffix in (".json", ".jsonl", ".yaml")
+    )
+    again = project / "again"
+    again.mkdir()
+    resolved["steps"].pop("m")
+    (project / "resolved.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+    assert load(project / "resolved.yaml").run("serial").outputs["groups"].head.equals(result.outputs["groups"].head)
+
+
+def test_runs_are_listed_shown_and_compared(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    path = config(data(project))
+    monkeypatch.chdir(project)
+    assert main(["runs", "ls"]) == 0
+    assert "no runs" in capsys.readouterr().out
+    one, _ = run(path)
+    two, _ = run(path, "threads")
+    assert main(["run", str(path), "--to", "nothing"]) == 2
+    with (project / "data/0001.csv").open("a") as file:
+        file.write("1,2,3,4,5,6\n")
+    assert main(["run", str(path), "--executor", "serial"]) == 3
+    capsys.readouterr()
+    assert main(["runs", "ls"]) == 0
+    listed = capsys.readouterr().out
+    assert "done" in listed
+    assert "failed, exit code 3" in listed
+    assert main(["runs", "show", two.folder.name[-8:]]) == 0
+    assert "by_k: reused, 1 partition" in capsys.readouterr().out
+    assert main(["runs", "show", "last"]) == 0
+    assert "0001.csv" in capsys.readouterr().out
+    assert main(["runs", "compare", one.folder.name, two.folder.name]) == 0
+    said = capsys.readouterr().out
+    assert "executor: serial → threads" in said
+    assert "out: the same bytes" in said
+    assert main(["runs", "compare", one.folder.name, "last"]) == 0
+    assert "out: only in the first" in capsys.readouterr().out
+    assert main(["runs", "show", "nonesuch"]) == 2
+    assert main(["runs", "compare", "last"]) == 2
+    assert main(["runs", "ls", "--json"]) == 0
+
+
+def test_a_log_for_programs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config(data(project))
+    assert main(["run", str(path), "--executor", "threads", "--log", "json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert {"stage": "a+big", "done": 1, "of": 1}.items() <= next(x for x in lines if x.get("stage") == "a+big").items()
+    assert all(line["time"] and line["level"] and line["message"] for line in lines)
+
+
+def test_a_full_disk_under_the_store_is_one_error(project: Path) -> None:
+    path = config(data(project, rows=20_000))
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    command = [sys.executable, "-m", "pipelines", "run", str(path), "--executor", "threads"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=small, check=False, timeout=60)
+    assert done.returncode == 4
+    assert "error: cannot write to the store" in done.stderr
+    assert "File too large" in done.stderr
+    assert "make room" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((project / "runs/.store").rglob("*.tmp"))
