@@ -19,6 +19,8 @@ def _as_pairs(value: object) -> object:
     if isinstance(value, str):
         return {value: value}
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        if len(set(value)) < len(value):
+            raise ValueError("a list of different columns")
         return {name: name for name in value}
     return value
 
