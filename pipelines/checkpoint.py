@@ -410,6 +410,7 @@ def using(store: Store, run: str, partitions: Iterable[tuple[Stage, int, Name]])
         yield beat
     finally:
         with suppress(MachineError):
+            store.remove(path)  # to put a file in another's place may mean to wait for the disk
             note(time.time())
 
 
@@ -494,4 +495,5 @@ def explanation(store: Store, plan: Plan, step: str) -> Mapping[str, Any] | None
 
 
 def explain(store: Store, plan: Plan, step: str, facts: Mapping[str, Any]) -> None:
-    store.write(f"steps/{plan.spec.name}.{step}.json", json.dumps(facts).encode())
+    if explanation(store, plan, step) != facts:
+        store.write(f"steps/{plan.spec.name}.{step}.json", json.dumps(facts).encode())

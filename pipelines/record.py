@@ -77,10 +77,9 @@ class Record:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def note(self, **facts: Any) -> None:
-        """Adds to what is known, and writes it."""
+        """Adds to what is known; soon it is written."""
         with self._lock:
             self.facts.update(facts)
-            self.write()
 
     def warn(self, text: str) -> None:
         self.log.say(text, level="warning")
@@ -107,7 +106,6 @@ class Record:
                 known = self.stages.setdefault(stage.key, StageFacts(stage.name, stage.steps))
                 known.partitions += counts.get(stage.key, 0)
                 known.reused = durable.count((stage,))[0] if durable else 0
-            self.write()
 
     def look(self) -> None:
         """Hears what tasks told, and looks at clocks and memory."""
@@ -176,7 +174,7 @@ class Record:
 
     def watched(self, stop: threading.Event) -> None:
         """In a thread of its own, until told to stop."""
-        written = time.monotonic()
+        written = -_WRITE_SECONDS  # a file system may take long to put a file in another's place: not for each change
         while not stop.wait(_LOOK_SECONDS):
             with suppress(Exception):  # a full disk must not end what the run does elsewhere
                 self.look()
@@ -233,6 +231,7 @@ def recorded(spec: Spec, log: Log) -> Iterator[Record]:
         log.say(str(error) or type(error).__name__, level="error", show=False)
         with suppress(OSError):  # the error itself matters more
             record.note(state=state, exit_code=code, error=str(error) or type(error).__name__)
+            record.write()
         raise
     finally:
         stop.set()

@@ -162,6 +162,7 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         opened.finished()
         told = {name: _told(produced) for name, produced in outputs.items()}
         record.note(state="done", exit_code=0, rejected=dict(result.rejected), outputs=told)
+        record.write()
         asked.done(opened, result)
         return result
 
