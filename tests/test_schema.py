@@ -117,7 +117,7 @@ def test_forms_that_are_right(step: dict[str, Any]) -> None:
         {"read": {"path": "a.csv", "partitions": 0}},
         {"read": {"path": "a.csv", "dtypes": {"x": "int46"}}},
         {"filter": ["a"]},
-        {"filter": "a", "checkpoint": "disk"},
+        {"filter": "a", "checkpoint": "disc"},
         {"derive": "a"},
         {"derive": {"a": ["b"]}},
         {"select": {"colums": ["a"]}},
