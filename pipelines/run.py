@@ -186,8 +186,10 @@ def _resumed(staged: Staged, record: Record, fresh: bool) -> Iterator[Durable]:
     store = store_of(staged.plan.spec)
     with checkpoint.using(store, record.folder.name, checkpoint.names(staged)) as beat:
         record.beats.append(beat)
-        yield checkpoint.resume(staged, store, fresh)
-        record.beats.remove(beat)
+        try:
+            yield checkpoint.resume(staged, store, fresh)
+        finally:
+            record.beats.remove(beat)
 
 
 def _explained(staged: Staged, lowered: Lowered, durable: Durable, record: Record) -> None:

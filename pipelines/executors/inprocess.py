@@ -20,7 +20,7 @@ from dask.system import CPU_COUNT
 
 from pipelines.code import Code
 from pipelines.events import told
-from pipelines.executors.base import Clock, Limit, Overdue, Progress, processes_memory
+from pipelines.executors.base import Clock, Limit, Overdue, Progress, memory_in_use
 from pipelines.graph import Graph, Key, Table
 
 
@@ -61,7 +61,7 @@ class Serial:
         return [told.popleft() for _ in range(len(told))]
 
     def memory(self) -> tuple[int, int | None] | None:
-        return processes_memory(), None
+        return memory_in_use(below=False), None
 
     def get(self, graph: Graph, keys: list[Key]) -> list[Any]:
         return list(dask.local.get_sync(graph, keys))

@@ -20,7 +20,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, performance_report
 
 from pipelines.errors import Issue, MachineError
-from pipelines.executors.base import processes_memory
+from pipelines.executors.base import memory_in_use
 from pipelines.executors.cluster import Cluster, answering
 from pipelines.graph import register_serializers
 
@@ -116,7 +116,7 @@ class Local(Cluster):
         return f"{self.memory_limit} of a worker" if self.memory_limit else "share of the memory that each worker has"
 
     def memory(self) -> tuple[int, int | None] | None:
-        return processes_memory(), self.measured[1] if self.measured else None
+        return memory_in_use(below=self.processes), self.measured[1] if self.measured else None
 
 
 class _OverLimit(logging.Handler):
