@@ -408,6 +408,12 @@ class _Lowering:
         assert stage.work is not None
         inputs = [[Ref(key) for key in lowered.sources(link)] for link in stage.links]
         found = [each.key for each in stage.work.lower(Tasks(self.graph, stage.key, self.room), inputs)]
+        if self.durable is not None and stage.key in self.staged.durable:
+            kept: list[Key] = [(f"kept+{stage.key}", *key[1:]) for key in found]
+            for i, (key, end) in enumerate(zip(found, kept, strict=True)):
+                method = self.durable.task(self.staged, stage, i, _same, None)
+                self.graph[end] = task(end, method) if isinstance(method, Load) else task(end, method, ref(key))
+            found = kept
         if stage.sink is not None and self.ending is not None:
             finish = Finish(_same, self.ending.head, stage.sink, self.ending.folder, self.ending.mark)
             ends: list[Key] = [(f"save+{stage.key}", i) for i in range(len(found))]

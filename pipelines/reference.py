@@ -55,6 +55,13 @@ def explained(kind: str) -> str:
         lines += textwrap.wrap(meaning, 94, initial_indent="      ", subsequent_indent="      ")
     if cls.shorthand:
         lines += ["", f"`{kind}: value` is short for `{kind}: {{{cls.shorthand}: value}}`."]
+    if known := cls.known():
+        widths = [max(len(line[i]) for line in known) for i in range(len(known[0]))]
+        lines += ["", "tried here:"]
+        lines += [
+            "  " + "  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
+            for line in known
+        ]
     common = [key for key in COMMON if not (key == "from" and cls.role == "source")]
     common = [key for key in common if not (key == "checkpoint" and cls.role == "sink")]
     return "\n".join([*lines, "", f"beside `{kind}`: {', '.join(common)}"])
@@ -129,4 +136,8 @@ def _section(cls: type[Step]) -> str:
         rows.append(f"| {shown}{short} | {dtype.replace('|', chr(92) + '|')} | {meaning} | {value} |")
     origin = "  from: [prices, more]\n" if cls.several else ""
     example = f"```yaml\nname:\n{origin}  {cls.example}\n```"
+    if known := cls.known():
+        head, *lines = known
+        rows += ["", "Tried here:", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        rows += [f"| `{name}` | {' | '.join(rest)} |" for name, *rest in lines]
     return "\n".join([f"## {cls.kind}", "", documented(cls), "", example, "", *rows])

@@ -49,6 +49,7 @@ class Produced:
     head: pl.DataFrame
     path: Path | None = None
     bytes: int = 0
+    metrics: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,8 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
 def _told(produced: Produced) -> dict[str, Any]:
     """An output, for the record."""
     facts: dict[str, Any] = {"rows": produced.rows, "path": None, "bytes": produced.bytes}
+    if produced.metrics is not None:
+        facts["metrics"] = dict(produced.metrics)
     if produced.path is not None:
         facts["path"] = str(produced.path)
         content = hashlib.sha256()
@@ -314,7 +317,8 @@ def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: 
         files = parts[0].value.files() if parts and parts[0].value is not None else {}
         for name, content in files.items():
             _put(folder / target / name, content)
-        return Produced(target, rows, first, folder / target if files else None, sum(map(len, files.values())))
+        values = dict(parts[0].value.values) if files else None
+        return Produced(target, rows, first, folder / target if files else None, sum(map(len, files.values())), values)
     path = resolved(output, str(folder))
     try:
         if path.exists() and not output.overwrite:

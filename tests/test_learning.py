@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
 from pipelines import ConfigError, DataError, PipelineError, load
+from pipelines.learning.estimators import KNOWN, WORDS
+from pipelines.learning.model import load as load_bytes
 from pipelines.pipeline import Pipeline
 from pipelines.run import Result
 
@@ -409,3 +412,54 @@ def test_missing_values_where_the_estimator_takes_them_and_imputed(learn: Make, 
     kept = holes["a"].drop_nulls().to_numpy()
     assert found.features.means["a"] == pytest.approx(kept.mean())
     assert found.features.spreads["a"] == pytest.approx(kept.std())
+
+
+def test_models_and_metrics_are_kept_on_disk_and_found_again(
+    learn: Make, table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = "  seen: {features: {scale: [a, b], one_hot: kind}, checkpoint: disk}\n"
+    steps += "  model: {from: [t, seen], train: {estimator: sklearn.linear_model.LogisticRegression, target: up}, checkpoint: disk}\n"
+    steps += (
+        "  m: {from: [t, model], evaluate: {}, checkpoint: disk}\n  x: {from: t, to_array: [a, b], checkpoint: disk}\n"
+    )
+    steps += "  s: {standardize: {}, checkpoint: disk}\n  r: {reduce: {values: {m: mean, s: std}}}\n"
+    first = learn(steps).run("threads")
+    for what in ("classified", "final"):
+        monkeypatch.setattr(f"pipelines.learning.scores.{what}", None)  # would fail, were it called
+    monkeypatch.setattr("pipelines.learning.fitting.Newton.update", None)
+    again = learn(steps).run("threads")
+    other = learn(steps + "  p: {from: [t, model], predict: {}}\n").run("local")
+    for step in ("m", "r"):
+        for file in (first.folder / step).iterdir():
+            assert file.read_bytes() == (again.folder / step / file.name).read_bytes(), file
+            assert file.read_bytes() == (other.folder / step / file.name).read_bytes(), file
+    record = json.loads((again.folder / "record.json").read_text())
+    assert record["checkpoints"]["model"]["did"].startswith(("reused", "not needed"))
+    assert record["outputs"]["m"]["metrics"]["accuracy"] == metrics(first)["accuracy"]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_estimator_that_is_listed_trains_predicts_and_is_saved(
+    learn: Make, table: pl.DataFrame, name: str
+) -> None:
+    known, short = KNOWN[name], name.rpartition(".")[2]
+    target = (
+        ""
+        if "KMeans" in short
+        else "target: size, "
+        if short.endswith("Regressor") or short in ("LinearRegression", "Ridge")
+        else "target: up, "
+    )
+    few = (
+        table.head(1200)
+        .with_columns(pl.col("a", "b").abs())
+        .with_columns(a=pl.col("a") > pl.col("b"), up=pl.col("a") > pl.col("b"))
+        .with_columns(pl.col("a").cast(pl.Float64))
+    )
+    made = learn(f"  model: {{train: {{estimator: {name}, {target}columns: [a, b]}}}}\n", few)
+    assert made.plan().nodes["model"].gives.how == WORDS[known.how]  # type: ignore[attr-defined]
+    trained = model(made)
+    said = trained.labels(trained.matrix(few))
+    assert len(np.unique(said)) > 1
+    again = load_bytes(io.BytesIO(trained.saved()))
+    assert np.array_equal(again.labels(again.matrix(few)), said)

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import polars as pl
@@ -144,7 +144,7 @@ class Trained:
         return out.getvalue()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path | BinaryIO) -> dict[str, Any]:
     """What a model's file says of it. Raises ValueError where it is none."""
     try:
         with zipfile.ZipFile(path) as file:
@@ -156,9 +156,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return found
 
 
-def load(path: str) -> Trained:
+def load(path: str | BinaryIO) -> Trained:
     """The model in a file. Nothing in it is executed: skops refuses types that are not an estimator's usual ones."""
-    manifest = read_manifest(Path(path))
+    manifest = read_manifest(Path(path) if isinstance(path, str) else path)
     about = manifest["about"]
     with zipfile.ZipFile(path) as file:
         if "estimator.ubj" in file.namelist():

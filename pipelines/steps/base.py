@@ -401,6 +401,11 @@ class Step(BaseModel):
         """The meaning on an input of these types, or None after an issue was added."""
         raise NotImplementedError
 
+    @classmethod
+    def known(cls) -> list[tuple[str, ...]]:
+        """What its documentation lists: a heading and lines."""
+        return []
+
     def identity(self) -> Mapping[str, Any]:
         """The options that can change the answer, in canonical form."""
         return self.model_dump(mode="json")

@@ -32,7 +32,7 @@ def _with(model: Any, metrics: Any) -> Any:
 
 
 class SaveModel(Step):
-    """Save a model to a file: the estimator (skops, or XGBoost's own format; no pickle), its input columns, features, classes, the
+    """Save a model to a file: the estimator (in skops' or XGBoost's own format, never a pickle), its input columns, features, classes, the
     versions it was made with, the training's identity, and with `from: [model, metrics]` the metrics. It appears when it is complete.
 
     What exists outside the run's folder is kept: replacing it takes `overwrite: true`.

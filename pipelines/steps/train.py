@@ -294,6 +294,15 @@ class Train(Learnt, Step):
         "train: {estimator: sklearn.linear_model.LogisticRegression, target: up, columns: [change, range]}"
     )
 
+    @classmethod
+    def known(cls) -> list[tuple[str, ...]]:
+        from pipelines.learning.estimators import KNOWN, WORDS
+
+        return [
+            ("estimator", "how it runs", "what it needs"),
+            *((name, WORDS[each.how], each.needs) for name, each in KNOWN.items()),
+        ]
+
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         found = setup(self, schema, problems, context)
         return Training(found.model, {}, found) if found else None
