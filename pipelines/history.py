@@ -101,8 +101,7 @@ def compared(one: Past, other: Past) -> str:
             same = "" if a.get("sha256") else ", not written, so not compared"
             text.append(f"  {name}: {a['rows']:,} → {b['rows']:,} rows{same or ', other bytes'}")
         if a and b:
-            changed = _differences(a.get("metrics", {}), b.get("metrics", {}))
-            text += [f"    {line}" for line in changed]
+            text += [f"    {line}" for line in _differences(a.get("metrics", {}), b.get("metrics", {}))]
     return "\n".join(text)
 
 
