@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.data import Data, ratings, sectors, stocks, thousand, tpch
+from benchmarks.data import Data, labelled, ratings, sectors, stocks, thousand, tpch
 from benchmarks.measure import ROOT
 
 HERE = Path(__file__).parent
@@ -214,6 +215,41 @@ def exchange_compile(data: Data, work: Path) -> Case:
     return Case(programs, [_at_most(f"{name}: 5 s", name, 5) for name in programs])
 
 
+def logistic(data: Data, work: Path) -> Case:
+    rows = labelled(data)
+    by_hand = {"scikit-learn": _program("learning.py", "logistic", rows)}
+    ours = _ours(work, "logistic", {"rows": rows}, "threads", "local")
+    bars = [Bar("threads: at most scikit-learn", lambda m: m["ours, threads"], lambda m: m["scikit-learn"])]
+    return Case(by_hand | ours, bars, "scikit-learn")
+
+
+def boosted(data: Data, work: Path) -> Case:
+    rows = labelled(data)
+    by_hand = {"xgboost": _program("learning.py", "boosted", rows)}
+    ours = _ours(work, "boosted", {"rows": rows}, "threads")
+    bars = [Bar("threads: at most 1.25 x XGBoost", lambda m: m["ours, threads"], lambda m: 1.25 * m["xgboost"])]
+    return Case(by_hand | ours, bars, "xgboost")
+
+
+def monte_carlo(data: Data, work: Path) -> Case:
+    by_hand = {"numpy, 2 processes": _program("learning.py", "monte-carlo", str(data.sized(10_000_000)))}
+    config = shutil.copy(ROOT / "configs" / "monte_carlo_var.yaml", work)
+    command = [sys.executable, "-m", "pipelines", "run", str(config), "-p", f"paths={data.sized(10_000_000)}"]
+    ours = {"ours, threads": [*command, "--executor", "threads"]}
+    bars = [Bar("threads: at most 1.2 x NumPy", lambda m: m["ours, threads"], lambda m: 1.2 * m["numpy, 2 processes"])]
+    return Case(by_hand | ours, bars, "numpy, 2 processes")
+
+
+def predicting(data: Data, work: Path) -> Case:
+    """Of 8 GB, with a model trained on a tenth of them."""
+    rows = labelled(data, 50_000_000)
+    model = str(work / "bench.model")
+    train = _run(work, "logistic", {"rows": labelled(data, 5_000_000)})
+    subprocess.run([*train, "-p", f"model={model}", "--executor", "threads"], cwd=work, check=True, capture_output=True)
+    ours = _ours(work, "predicting", {"rows": rows, "model": model}, "threads")
+    return Case(ours, [_at_most("threads: 2 GiB anonymous (GiB)", "ours, threads memory", 2, GIB)], most_runs=1)
+
+
 def tpch_query(query: str) -> Callable[[Data, Path], Case]:
     def case(data: Data, work: Path) -> Case:
         tables = str(tpch(data))
@@ -245,6 +281,10 @@ CASES: dict[str, Callable[[Data, Path], Case]] = {
     "exchange-compile": exchange_compile,
     "resume": resume,
     "incremental": incremental,
+    "logistic": logistic,
+    "boosted": boosted,
+    "monte-carlo": monte_carlo,
+    "predicting": predicting,
     **{f"tpch-{query}": tpch_query(query) for query in ("q01", "q03", "q05", "q18")},
 }
 

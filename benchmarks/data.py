@@ -59,6 +59,23 @@ def stocks(data: Data, times: int = 1) -> str:
     return str(data.made("stocks" if times == 1 else f"stocks{times}", make) / "*.csv")
 
 
+def labelled(data: Data, rows: int = 5_000_000) -> str:
+    """A glob of Parquet files: rows of 20 numbers x0 .. x19, a label and a number to predict; 5 million take 840 MB."""
+
+    def make(target: Path) -> None:
+        for i in range(FILES):
+            random = np.random.default_rng(100 + i)
+            x = random.normal(size=(data.sized(rows) // FILES, 20))
+            score = x @ np.linspace(-0.5, 0.5, 20) + 0.3 * x[:, 0] * x[:, 1]
+            columns = {f"x{j}": x[:, j] for j in range(20)}
+            label = random.random(len(x)) < 1 / (1 + np.exp(-score))
+            pl.DataFrame({**columns, "label": label, "size": score + random.normal(size=len(x))}).write_parquet(
+                target / f"{i}.parquet", row_group_size=100_000
+            )
+
+    return str(data.made(f"labelled-{rows}", make) / "*.parquet")
+
+
 def ratings(data: Data) -> str:
     """A CSV file of a million distinct (Date, Symbol), a bit more than half of those that there are; 29 MB."""
 

@@ -33,6 +33,8 @@ from pipelines.stages import Stage, Staged
 from pipelines.steps.base import Input
 from pipelines.types import Schema
 
+PACKED = {"packed as": pl.String(), "packed": pl.Binary()}
+"""The columns of arrays, models and metrics in a store."""
 FORMAT = "v1"
 """The folder, in a store's, of all that this version reads."""
 ALIVE_SECONDS = 30.0
@@ -289,15 +291,32 @@ class Keep:
     told: Mapping[str, Any]
     fresh: bool
 
-    def __call__(self, *given: Any) -> pl.DataFrame:
+    def __call__(self, *given: Any) -> Any:
         if not self.fresh and isinstance(found := self.store.look(self.name), Manifest) and found.schema == self.schema:
             with suppress(Damaged):
-                return self.store.get(self.name, found)
-        frame: pl.DataFrame = self.method(*given)
+                return given_back(self.store.get(self.name, found))
+        value = self.method(*given)
         began = time.time()
-        manifest = self.store.put(self.name, frame, self.told)
+        manifest = self.store.put(self.name, _to_keep(value), self.told)
         events.tell("kept", step=self.told["step"], bytes=manifest.size, seconds=time.time() - began)
+        return value
+
+
+def _to_keep(value: Any) -> pl.DataFrame:
+    if isinstance(value, pl.DataFrame):
+        return value
+    from pipelines.learning.stored import packed
+
+    return packed(value)
+
+
+def given_back(frame: pl.DataFrame) -> Any:
+    """What was kept: a table, or the value that is packed in one."""
+    if dict(frame.schema) != PACKED:
         return frame
+    from pipelines.learning.stored import unpacked
+
+    return unpacked(frame)
 
 
 @dataclass(frozen=True)
@@ -310,8 +329,8 @@ class Load:
     columns: tuple[str, ...] | None
     """None: all."""
 
-    def __call__(self) -> pl.DataFrame:
-        return self.store.get(self.name, self.manifest, self.columns)
+    def __call__(self) -> Any:
+        return given_back(self.store.get(self.name, self.manifest, self.columns))
 
 
 # ---- what is there
@@ -341,7 +360,12 @@ class Durable:
         if manifest := self.found.get(stage.key, {}).get(index):
             return Load(self.store, name, manifest, columns)
         told = {"pipeline": staged.plan.spec.name, "step": staged.durable[stage.key], "layout": (index, stage.count)}
-        return Keep(method, self.store, name, _texts(stage.schema), told, self.fresh)
+        return Keep(method, self.store, name, _texts(stored(stage)), told, self.fresh)
+
+
+def stored(stage: Stage) -> Schema:
+    """The columns of its partitions in a store."""
+    return PACKED if stage.work is not None and stage.work.gives.kind != "table" else stage.schema
 
 
 def name_of(stage: Stage, index: int) -> Name:
@@ -364,7 +388,7 @@ def resume(staged: Staged, store: Store, fresh: bool = False) -> Durable:
         f"the store has tables of another version of this program ({other}): not used" for other in store.others()
     ]
     wanted = list(names(staged))
-    looked = each(lambda one: store.look(one[2], one[0].schema), wanted, store)
+    looked = each(lambda one: store.look(one[2], stored(one[0])), wanted, store)
     for (stage, i, name), manifest in zip(wanted, looked, strict=True):
         if isinstance(manifest, Manifest):
             found.setdefault(stage.key, {})[i] = manifest

@@ -329,6 +329,8 @@ def _node_title(staged: Staged, node: Node) -> str:
         lines.append(f"{size_text(node.bound.bytes)} of input")
     if node.checkpoint:
         lines.append("kept in memory until its last use" + (", and on disk" if node.checkpoint == "disk" else ""))
+    if not node.schema:
+        lines.append(str(node.gives))
     return "\n".join([*lines, "", *(f"{name}: {dtype_name(dtype)}" for name, dtype in node.schema.items())])
 
 
@@ -337,7 +339,7 @@ def _node_title(staged: Staged, node: Node) -> str:
 
 def _edge(staged: Staged, ends: tuple[int, int], route: list[_Box]) -> Iterator[str]:
     above, stage = staged.stages[ends[0]], staged.stages[ends[1]]
-    [exchange] = (exchange for other, exchange in explain.links(stage) if other is above)
+    exchange = next(exchange for other, exchange in explain.links(stage) if other is above)
     first, last = route[0], route[-1]
     start = _port(first, first.below, route[1])
     points = [(start, first.y + first.height), (start, first.floor)]  # bends only where there are no boxes
@@ -372,7 +374,7 @@ def _port(box: _Box, others: list[_Box], other: _Box) -> float:
 
 
 def _label(above: Stage, stage: Stage, exchange: Exchange) -> str:
-    if exchange.kind == "none":
+    if exchange.kind in ("none", "work"):
         return ""
     names = explain.by(stage, exchange)
     keys = f" by {', '.join(names)}" if names else ""

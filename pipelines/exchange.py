@@ -51,6 +51,10 @@ class Room:
     folder: str
     limit: int = 0
 
+    def takes(self, size: int) -> bool:
+        """Whether so many bytes may stay in memory; until the room is gone they count."""
+        return _take(self.folder, size, self.limit)
+
 
 _held: dict[str, int] = {}
 _lock = threading.Lock()

@@ -15,8 +15,9 @@ from pipelines.source import RUN, Scalar, scalar_text
 from pipelines.source import Node as Yaml
 from pipelines.spec import StepSpec
 from pipelines.stages import Exchange, Stage, Staged, With
-from pipelines.steps.base import Input, Joining, Keyed, Operation, Output, Sorting
+from pipelines.steps.base import Input, Joining, Keyed, Operation, Sorting
 from pipelines.types import dtype_name, size_text
+from pipelines.work import Output
 
 _KEPT = {None: "", "memory": " (kept in memory)", "disk": " (kept on disk)"}
 
@@ -91,8 +92,10 @@ def _step(plan: Plan, node: Node, estimated: Estimate) -> dict[str, Any]:
             "sampled": {name: dtype_name(dtype) for name, dtype in node.bound.sampled.items()},
             "notes": list(node.bound.notes),
         }
-    elif isinstance(node.bound, Output):
-        facts |= {"path": node.bound.path, "format": node.bound.format}
+    elif node.output is not None:
+        facts |= {"path": node.output.path, "format": node.output.format}
+    if node.gives.kind not in ("table", "nothing"):
+        facts["value"] = str(node.gives)
     return facts
 
 
@@ -168,6 +171,8 @@ def why(staged: Staged, stage: Stage, upstream: Stage, exchange: Exchange) -> st
     """The reason for the cut between two stages."""
     step = stage.steps[0]
     node = staged.plan.nodes[step]
+    if exchange.kind == "work":
+        return f"{step} makes tasks of its own"
     if exchange.kind == "tree":
         return f"{step} combines its parts, in groups"
     if exchange.kind == "broadcast":
@@ -226,13 +231,13 @@ def _step_lines(step: Mapping[str, Any], above: Mapping[str, Mapping[str, str]])
         size = f", {size_text(step['input_bytes'])} of input" if step["input_bytes"] else ""
         yield f"      {counted(step['partitions'], 'partition')}{size}"
         yield from (f"      note: {note}" for note in step["notes"])
-    yield f"      {rows_text(step)}"
+    yield f"      {step.get('value') or rows_text(step)}"
     if "path" in step:
         if not step["path"].startswith(RUN):
             yield f"      to {step['path']}"
         return
     columns: Mapping[str, str] = step["columns"]
-    if step["from"]:
+    if step["from"] and columns and above.get(step["from"][0]):
         before = above[step["from"][0]]
         new = {name: dtype for name, dtype in columns.items() if before.get(name) != dtype}
         if [name for name in columns if name in before] == list(before):

@@ -14,10 +14,13 @@ from dask._task_spec import List, Task, TaskRef
 from dask.base import DaskMethodsMixin
 from dask.sizeof import sizeof
 
-from pipelines.exchange import Parcel
+from pipelines.exchange import Parcel, Room
 from pipelines.types import Schema
+from pipelines.values import Array, Value
+from pipelines.work import Ref
 
-Key = tuple[str, int] | tuple[str, int, int]
+Key = tuple[Any, ...]
+"""A name and whole numbers."""
 Graph = dict[Key, Any]
 
 
@@ -42,6 +45,27 @@ def needed(graph: Graph, keys: Iterable[Key]) -> Graph:
             found[key] = graph[key]
             waiting += getattr(graph[key], "dependencies", ())  # a future has none
     return found
+
+
+class Tasks:
+    """The tasks of one step that makes its own: see `steps.base.Builder`."""
+
+    def __init__(self, graph: Graph, name: str, room: Room | None) -> None:
+        self.graph, self.name, self.room = graph, name, room
+
+    def task(self, part: str, index: tuple[int, ...], function: Callable[..., Any], *arguments: Any) -> Ref:
+        key: Key = (f"{part}+{self.name}" if part else self.name, *index)
+        self.graph[key] = Task(key, function, *map(_argument, arguments))
+        return Ref(key)
+
+    def add(self, tasks: Mapping[Any, Any]) -> None:
+        self.graph.update(tasks)
+
+
+def _argument(given: Any) -> Any:
+    if isinstance(given, Ref):
+        return TaskRef(given.key)
+    return List(*map(_argument, given)) if isinstance(given, list) else given
 
 
 class Table(DaskMethodsMixin):
@@ -83,6 +107,22 @@ class Table(DaskMethodsMixin):
         from pipelines.dataframe import frame_over
 
         return frame_over(self)
+
+
+def face(table: Table, value: Value) -> Any:
+    """What Dask knows the value as. Imports what that takes."""
+    if isinstance(value, Array):
+        import dask.array as da
+
+        from pipelines.arrays import chunked, cut_into
+
+        chunks = chunked(cut_into(value, len(table.keys)))
+        return da.Array(table.graph, str(table.keys[0][0]), chunks, dtype=value.dtype)
+    if value.kind == "table":
+        return table.dataframe()
+    from dask.delayed import Delayed
+
+    return Delayed(table.keys[0], table.graph)
 
 
 def register_polars() -> None:

@@ -53,6 +53,8 @@ def shown(run: Past) -> str:
                 (name, f"{out['rows']:,}", size_text(out["bytes"]), out.get("sha256", "")[:12], out["path"] or "")
             )
         text += ["outputs:", _indented(columns(rows))]
+        found = {name: out["metrics"] for name, out in outputs.items() if out.get("metrics")}
+        text += [f"  {name}: " + ", ".join(f"{k} {v:.6g}" for k, v in each.items()) for name, each in found.items()]
     for what in ("warnings", "retries", "losses"):
         if facts[what]:
             text += [f"{what}:", *(f"  {_line(each)}" for each in facts[what])]
@@ -98,6 +100,8 @@ def compared(one: Past, other: Past) -> str:
         else:
             same = "" if a.get("sha256") else ", not written, so not compared"
             text.append(f"  {name}: {a['rows']:,} → {b['rows']:,} rows{same or ', other bytes'}")
+        if a and b:
+            text += [f"    {line}" for line in _differences(a.get("metrics", {}), b.get("metrics", {}))]
     return "\n".join(text)
 
 

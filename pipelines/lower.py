@@ -18,13 +18,14 @@ from pipelines import events, kernel
 from pipelines.checkpoint import Durable, Load
 from pipelines.errors import DataError, Issue, MachineError, machine_error, may_pass
 from pipelines.exchange import Cuts, Hash, Parcel, Point, Range, Room, Share, Shares, apart, within
-from pipelines.graph import Graph, Key, Table, needed, ref, refs, task
+from pipelines.graph import Graph, Key, Table, Tasks, needed, ref, refs, task
 from pipelines.order import Order
 from pipelines.plan import digest
 from pipelines.source import RUN
 from pipelines.stages import Link, Stage, Staged, With
-from pipelines.steps.base import Apply, Loader, Output, Reduction
+from pipelines.steps.base import Apply, Loader, Reduction
 from pipelines.types import Schema
+from pipelines.work import Output, Ref
 
 REJECTS = "bad_rows"
 """The folder, in a run's, for rows that sources leave out."""
@@ -226,6 +227,8 @@ class Part:
     head: pl.DataFrame
     path: str | None = None
     bytes: int = 0
+    value: Any = None
+    """Metrics."""
 
 
 @dataclass(frozen=True)
@@ -239,16 +242,41 @@ class Finish:
     mark: str = ""
 
     def __call__(self, *given: Any) -> Part:
-        frame: pl.DataFrame = self.method(*given)
+        result = self.method(*given)
+        if not isinstance(result, pl.DataFrame):
+            return self.value(result)
+        frame: pl.DataFrame = result
         if self.output is None:
             return Part(len(frame), apart(frame.head(self.head)))
+        path, size = self.written(frame)
+        return Part(len(frame), apart(frame.head(self.head)), path, size)
+
+    def value(self, value: Any) -> Part:
+        """Of an array's chunk its first rows, of other values what they tell."""
+        if hasattr(value, "shape"):
+            shown = pl.DataFrame(
+                value[: self.head].reshape(min(self.head, len(value)), -1) if value.ndim else [[value.item()]],
+                orient="row",
+            )
+            return Part(len(value) if value.ndim else 1, shown.rename(lambda name: name.removeprefix("column_")))
+        shown = value.shown()
+        if self.output is None:
+            return Part(len(shown), shown, value=value if value.kind == "metrics" else None)
+        path, size = self.written(value.saved())
+        return Part(len(shown), shown, path, size)
+
+    def written(self, content: pl.DataFrame | bytes) -> tuple[str, int]:
+        """The file under its temporary name, and its size."""
+        assert self.output is not None
         path = temporary(resolved(self.output, self.folder), self.mark)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if self.output.format == "parquet":
-                frame.write_parquet(path, row_group_size=1 << 20, compression="zstd", statistics=True)
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            elif self.output.format == "parquet":
+                content.write_parquet(path, row_group_size=1 << 20, compression="zstd", statistics=True)
             else:
-                frame.write_csv(path)
+                content.write_csv(path)
             with path.open("rb") as written:
                 os.fsync(written.fileno())
         except OSError as error:
@@ -260,7 +288,7 @@ class Finish:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise MachineError(Issue(f"cannot write {resolved(self.output, self.folder)}: {error}", "make room, or choose another path")) from None  # fmt: skip
-        return Part(len(frame), apart(frame.head(self.head)), str(path), path.stat().st_size)
+        return str(path), path.stat().st_size
 
 
 def resolved(output: Output, folder: str) -> Path:
@@ -335,11 +363,12 @@ class _Lowering:
                 before += upstream.count
         tables = {stage.key for stages in self.staged.tables.values() for stage in stages}
         self.takers = takers
+        made = {stage.key for stage in self.staged.stages if stage.work is not None}
         self.shipped = {
             key: found[0]
             for key, found in takers.items()
             if len(found) == 1
-            and key not in tables
+            and key not in tables | made
             and found[0][0].links[found[0][1]].exchange.kind in ("hash", "range")
         }
 
@@ -360,8 +389,10 @@ class _Lowering:
             self.add(stage, lowered)
             if stage.key in looked_at and self.ending is not None:
                 look = Finish(_same, self.ending.head)
-                self.keys[_look(stage)] = [(_look(stage), i) for i in range(stage.count)]
-                for key, end in zip(self.keys[stage.key], self.keys[_look(stage)], strict=True):
+                # of an array the chunks at its left
+                left = [key for key in self.keys[stage.key] if not any(key[2:])]
+                self.keys[_look(stage)] = [(_look(stage), i) for i in range(len(left))]
+                for key, end in zip(left, self.keys[_look(stage)], strict=True):
                     self.graph[end] = task(end, look, ref(key))
         if self.durable is None or not self.durable.found:
             return lowered
@@ -373,7 +404,28 @@ class _Lowering:
             return ending_keys(self.staged, Lowered(self.graph, self.keys), name)
         return [key for stage in self.staged.tables[name] for key in self.keys[stage.key]]
 
+    def work(self, stage: Stage, lowered: Lowered) -> None:
+        assert stage.work is not None
+        inputs = [[Ref(key) for key in lowered.sources(link)] for link in stage.links]
+        found = [each.key for each in stage.work.lower(Tasks(self.graph, stage.key, self.room), inputs)]
+        if self.durable is not None and stage.key in self.staged.durable:
+            kept: list[Key] = [(f"kept+{stage.key}", *key[1:]) for key in found]
+            for i, (key, end) in enumerate(zip(found, kept, strict=True)):
+                method = self.durable.task(self.staged, stage, i, _same, None)
+                self.graph[end] = task(end, method) if isinstance(method, Load) else task(end, method, ref(key))
+            found = kept
+        if stage.sink is not None and self.ending is not None:
+            finish = Finish(_same, self.ending.head, stage.sink, self.ending.folder, self.ending.mark)
+            ends: list[Key] = [(f"save+{stage.key}", i) for i in range(len(found))]
+            for key, end in zip(found, ends, strict=True):
+                self.graph[end] = task(end, finish, ref(key))
+            found = ends
+        self.keys[stage.key] = found
+
     def add(self, stage: Stage, lowered: Lowered) -> None:
+        if stage.work is not None:
+            self.work(stage, lowered)
+            return
         program = Program(
             steps=stage.steps,
             applies=stage.program,
@@ -553,8 +605,8 @@ def _loader(stage: Stage, ending: Ending | None) -> Loader | None:
     return stage.input.loader.rejecting(f"{ending.folder}/{REJECTS}/{stage.steps[0]}")
 
 
-def _same(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame
+def _same(value: Any) -> Any:
+    return value
 
 
 def _shown(staged: Staged) -> set[str]:

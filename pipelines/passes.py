@@ -12,6 +12,7 @@ from pipelines import kernel
 from pipelines.plan import Node, Plan, digest
 from pipelines.steps.base import Appending, Columns, Joining, Operation
 from pipelines.steps.filter import Filtered
+from pipelines.work import Work
 
 PASSES = ("shared", "filters", "columns", "order", "partial", "broadcast", "placement")
 
@@ -128,7 +129,7 @@ def columns(plan: Plan, targets: tuple[str, ...]) -> Mapping[str, Columns]:
 
 def reads(node: Node, index: int, wanted: Columns) -> Columns:
     """The columns of the node's input of that index that its own columns `wanted` need."""
-    if isinstance(node.bound, Appending | Joining):
+    if isinstance(node.bound, Appending | Joining | Work):
         return node.bound.reads_of(index, wanted)
     return node.bound.reads(wanted) if isinstance(node.bound, Operation) else wanted
 
@@ -149,6 +150,6 @@ def order(plan: Plan, targets: tuple[str, ...]) -> Mapping[str, bool]:
         mine = seen.get(node.name, False) or node.name in targets or node.role == "sink" or node.checkpoint == "disk"
         seen[node.name] = mine
         for name in node.inputs:
-            sees = node.bound.sees_order(mine) if isinstance(node.bound, Operation) else mine
+            sees = node.bound.sees_order(mine) if isinstance(node.bound, Operation) else True
             seen[name] = seen.get(name, False) or sees
     return seen

@@ -35,10 +35,12 @@ class Pipeline:
         return self._plan
 
     def compile(self, *names: str) -> Mapping[str, Any]:
-        """Step: its table as a lazy dask.dataframe.DataFrame with Arrow dtypes, over the same tasks that a run runs.
+        """Step: its table as a lazy dask.dataframe.DataFrame with Arrow dtypes, over the same tasks that a run runs; an array
+        as a dask.array.Array, a model or metrics as a dask.delayed.Delayed.
 
-        Default: every step that gives a table. Nothing is computed here.
+        Default: every step that gives something. Nothing is computed here.
         """
+        from pipelines.graph import face
         from pipelines.lower import lower
 
         plan = self.plan()
@@ -46,7 +48,7 @@ class Pipeline:
         for name in names or tuple(node.name for node in plan.nodes.values() if node.role != "sink"):
             plan.step(name)
             staged = cut(plan, (name,))
-            frames[name] = lower(staged).table(staged.tables[name]).dataframe()
+            frames[name] = face(lower(staged).table(staged.tables[name]), plan.nodes[name].gives)
         return frames
 
     def run(

@@ -16,8 +16,10 @@ from pipelines import kernel
 from pipelines.code import Function
 from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, redacted
 from pipelines.spec import Checkpoint, Spec, StepSpec
-from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Output, Problems
+from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Problems
 from pipelines.types import Schema, dtype_name
+from pipelines.values import Nothing, Value
+from pipelines.work import Output, Work
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Node:
     name: str
     kind: str
     inputs: tuple[str, ...]
-    bound: Operation | Input | Output
+    bound: Operation | Input | Output | Work
     schema: Schema
     """Of the step's table; of a sink: of the table it writes."""
     checkpoint: Checkpoint | None
@@ -50,7 +52,22 @@ class Node:
 
     @property
     def role(self) -> Literal["source", "table", "sink"]:
-        return "source" if isinstance(self.bound, Input) else "sink" if isinstance(self.bound, Output) else "table"
+        return "source" if isinstance(self.bound, Input) else "sink" if self.output is not None else "table"
+
+    @property
+    def output(self) -> Output | None:
+        """Where it writes, if it is a sink."""
+        return (
+            self.bound
+            if isinstance(self.bound, Output)
+            else self.bound.output
+            if isinstance(self.bound, Work)
+            else None
+        )
+
+    @property
+    def gives(self) -> Value:
+        return self.bound.gives if isinstance(self.bound, Work) else Nothing() if self.output else Value()
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,7 @@ class Plan:
     def __repr__(self) -> str:
         """For a notebook: each step with its table's columns and types."""
         tables = (
-            (node, ", ".join(f"{name}: {dtype_name(dtype)}" for name, dtype in node.schema.items()))
+            (node, ", ".join(f"{name}: {dtype_name(dtype)}" for name, dtype in node.schema.items()) or str(node.gives))
             for node in self.nodes.values()
         )
         return "\n".join([f"Plan of {self.spec.name}", *(f"  {n.name}: {n.kind}({table})" for n, table in tables)])
@@ -83,9 +100,9 @@ class Plan:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The steps that nothing reads: what a run is for."""
+        """The steps that nothing reads, and all metrics: what a run is for."""
         read = {name for node in self.nodes.values() for name in node.inputs}
-        return tuple(name for name in self.nodes if name not in read)
+        return tuple(name for name, node in self.nodes.items() if name not in read or node.gives.kind == "metrics")
 
 
 def make_plan(spec: Spec, finer: int = 1) -> Plan:
@@ -97,7 +114,8 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
         above = [nodes[name] for name in step.inputs]
         problems = Problems(step.options)
         inputs = tuple((node.name, node.schema) for node in above)
-        context = Context(spec.root, inputs, spec.folders, step.retries, finer)
+        values = tuple(node.gives for node in above)
+        context = Context(spec.root, inputs, values, spec.folders, step.retries, finer)
         bound = step.step.bind(above[0].schema if above else {}, problems, context)
         if problems.issues:
             issues += problems.issues
@@ -109,9 +127,9 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
             node = _node(step, above, bound)
             if isinstance(bound, Input):
                 notes += (f"{step.name}: {note}" for note in bound.notes)
-            if isinstance(bound, Output):
+            if node.output is not None:
                 for other in nodes.values():
-                    if isinstance(other.bound, Output) and _meet(bound, other.bound):
+                    if other.output is not None and _meet(node.output, other.output):
                         same = f"the step {other.name!r} writes to the same path"
                         issues.append(Issue(same, "choose another path", step.options.find(("path",)).place))
                         exit_code = 2
@@ -126,11 +144,13 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
     return Plan(spec, nodes)
 
 
-def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output) -> Node:
+def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output | Work) -> Node:
     schema = bound.schema if not isinstance(bound, Output) else above[0].schema
     functions = () if isinstance(bound, Output) else bound.functions
     means: list[Any] = [step.step.kind, step.step.version, step.step.identity()]
     means.append([(str(function), function.digest) for function in functions])
+    if isinstance(bound, Work):
+        means.append(bound.identity)
     if isinstance(bound, Input):
         means.append([(name, repr(dtype)) for name, dtype in bound.schema.items()])
     own = digest(kernel.VERSION, means)

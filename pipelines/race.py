@@ -31,7 +31,6 @@ from pipelines.plan import Plan
 from pipelines.record import Log
 from pipelines.run import execute
 from pipelines.spec import EXECUTORS
-from pipelines.steps.base import Output
 from pipelines.types import size_text
 
 RACED = tuple(name for name in EXECUTORS if name != "address")  # what needs no cluster that is there already
@@ -165,7 +164,7 @@ def race(
 
 def _can_run_again(plan: Plan) -> None:
     for name, node in plan.nodes.items():
-        if isinstance(node.bound, Output) and not node.bound.path.startswith("${run}") and not node.bound.overwrite:
+        if node.output and not node.output.path.startswith("${run}") and not node.output.overwrite:
             raise ConfigError(
                 Issue(f"the step {name!r} writes to one path in every run, and a race is many", "write below ${run}, or add `overwrite: true`", node.place)
             )  # fmt: skip

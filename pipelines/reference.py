@@ -7,7 +7,7 @@ import textwrap
 from pydantic.fields import FieldInfo
 
 from pipelines.errors import ConfigError, Issue, did_you_mean
-from pipelines.spec import COMMON
+from pipelines.spec import COMMON, KIND_WORDS
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
 
@@ -46,7 +46,7 @@ def explained(kind: str) -> str:
     if kind not in KINDS:
         raise ConfigError(Issue(f"there is no step kind {kind!r}", did_you_mean(kind, KINDS)))
     cls = KINDS[kind]
-    lines = [f"{kind} ({_ROLES[cls.role]})", ""]
+    lines = [f"{kind} ({_role(cls)})", ""]
     for paragraph in documented(cls).split("\n\n"):
         lines += [*textwrap.wrap(paragraph, 100), ""]
     lines += ["example:", "  name:", *["    from: [prices, more]"] * cls.several, f"    {cls.example}", "", "options:"]
@@ -55,17 +55,29 @@ def explained(kind: str) -> str:
         lines += textwrap.wrap(meaning, 94, initial_indent="      ", subsequent_indent="      ")
     if cls.shorthand:
         lines += ["", f"`{kind}: value` is short for `{kind}: {{{cls.shorthand}: value}}`."]
+    if known := cls.known():
+        widths = [max(len(line[i]) for line in known) for i in range(len(known[0]))]
+        lines += ["", "tried here:"]
+        lines += [
+            "  " + "  ".join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
+            for line in known
+        ]
     common = [key for key in COMMON if not (key == "from" and cls.role == "source")]
     common = [key for key in common if not (key == "checkpoint" and cls.role == "sink")]
     return "\n".join([*lines, "", f"beside `{kind}`: {', '.join(common)}"])
 
 
 _WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
-_ROLES = {
-    "source": "a source: it has no input",
-    "table": "makes a table from a table",
-    "sink": "writes its input",
-}
+
+
+def _role(cls: type[Step]) -> str:
+    """What it makes of what."""
+    given = [" or ".join(KIND_WORDS[each] for each in wanted) for wanted in cls.takes]
+    first = len(given) - cls.optional
+    taken = " and ".join(given[:first]) + "".join(f", perhaps with {each}" for each in given[first:])
+    if cls.role == "source":
+        return f"a source of {KIND_WORDS[cls.gives]}: it has no input"
+    return f"writes {taken}" if cls.role == "sink" else f"makes {KIND_WORDS[cls.gives]} from {taken}"
 
 
 def _first_sentence(cls: type[Step]) -> str:
@@ -124,4 +136,8 @@ def _section(cls: type[Step]) -> str:
         rows.append(f"| {shown}{short} | {dtype.replace('|', chr(92) + '|')} | {meaning} | {value} |")
     origin = "  from: [prices, more]\n" if cls.several else ""
     example = f"```yaml\nname:\n{origin}  {cls.example}\n```"
+    if known := cls.known():
+        head, *lines = known
+        rows += ["", "Tried here:", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        rows += [f"| `{name}` | {' | '.join(rest)} |" for name, *rest in lines]
     return "\n".join([f"## {cls.kind}", "", documented(cls), "", example, "", *rows])

@@ -30,7 +30,8 @@ from pipelines.record import Log, Record, StageFacts, plan_facts, recorded
 from pipelines.source import RUN
 from pipelines.spec import EXECUTORS, Spec
 from pipelines.stages import Staged, cut
-from pipelines.steps.base import Operation, Output
+from pipelines.steps.base import Operation
+from pipelines.work import Output, Work
 
 _IN_MEMORY = 0.25
 """What part of the memory exchanges may take before they use files."""
@@ -48,6 +49,7 @@ class Produced:
     head: pl.DataFrame
     path: Path | None = None
     bytes: int = 0
+    metrics: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def _any_layout(plan: Plan, step: str) -> bool:
     bound = plan.nodes[step].bound
     if isinstance(bound, Output):
         return not bound.per_partition
+    if isinstance(bound, Work):
+        return False
     return bound.any_layout if isinstance(bound, Operation) else True
 
 
@@ -170,6 +174,8 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
 def _told(produced: Produced) -> dict[str, Any]:
     """An output, for the record."""
     facts: dict[str, Any] = {"rows": produced.rows, "path": None, "bytes": produced.bytes}
+    if produced.metrics is not None:
+        facts["metrics"] = dict(produced.metrics)
     if produced.path is not None:
         facts["path"] = str(produced.path)
         content = hashlib.sha256()
@@ -226,7 +232,8 @@ def _partitions(count: int) -> str:
 
 def _is_idle(graph: Graph) -> bool:
     """Whether all that is left is to read from the store and to write or show that."""
-    return all(isinstance(node.func, Load | Finish) or _only_writes(node.func) for node in graph.values())
+    calls = [getattr(node, "func", None) for node in graph.values()]  # an alias of Dask's has none
+    return all(isinstance(call, Load | Finish) or _only_writes(call) for call in calls)
 
 
 def _only_writes(call: Any) -> bool:
@@ -236,7 +243,9 @@ def _only_writes(call: Any) -> bool:
 def _counts(staged: Staged, lowered: Lowered) -> dict[str, int]:
     """Stage key: how many of its partitions are to be made."""
     made = {
-        stage.key: sum(key in graph and not isinstance(graph[key].func, Load) for key in lowered.keys[stage.key])
+        stage.key: sum(
+            key in graph and not isinstance(getattr(graph[key], "func", None), Load) for key in lowered.keys[stage.key]
+        )
         for graph in (lowered.graph,)
         for stage in staged.stages
     }
@@ -285,7 +294,7 @@ def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Pro
 def _room(spec: Spec, staged: Staged, executor: Executor) -> AbstractContextManager[Room | None]:
     """For rows on their way. Where processes share no disk there is none: they travel from worker to worker."""
     kinds = {link.exchange.kind for stage in staged.stages for link in stage.links}
-    if not executor.shares_disk or not kinds & {"hash", "range"}:
+    if not executor.shares_disk or not kinds & {"hash", "range", "work"}:
         return nullcontext(None)
     import psutil
     from dask.utils import parse_bytes
@@ -301,11 +310,17 @@ def _room(spec: Spec, staged: Staged, executor: Executor) -> AbstractContextMana
 
 def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: str, head: int) -> Produced:
     """Gives what was written its final name."""
-    first = pl.concat([part.head for part in parts]).head(head)
+    first = pl.concat([part.head for part in parts])
+    if staged.plan.nodes[target].gives.kind == "table" or isinstance(staged.plan.nodes[target].bound, Output):
+        first = first.head(head)
     rows = sum(part.rows for part in parts)
-    output = staged.plan.nodes[target].bound
-    if not isinstance(output, Output):
-        return Produced(target, rows, first)
+    output = staged.plan.nodes[target].output
+    if output is None:
+        files = parts[0].value.files() if parts and parts[0].value is not None else {}
+        for name, content in files.items():
+            _put(folder / target / name, content)
+        values = dict(parts[0].value.values) if files else None
+        return Produced(target, rows, first, folder / target if files else None, sum(map(len, files.values())), values)
     path = resolved(output, str(folder))
     try:
         if path.exists() and not output.overwrite:
@@ -325,6 +340,15 @@ def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: 
     except OSError as error:
         raise MachineError(Issue(f"cannot write {path}: {error.strerror}", "choose another path")) from None
     return Produced(target, rows, first, path, sum(part.bytes for part in parts))
+
+
+def _put(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".tmp").write_bytes(content)
+        os.replace(path.with_suffix(".tmp"), path)
+    except OSError as error:
+        raise MachineError(Issue(f"cannot write {path}: {error.strerror}", "make room")) from None
 
 
 def _rejected(folder: Path) -> dict[str, int]:
@@ -347,8 +371,8 @@ def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
         yield
     finally:
         for target in staged.targets:
-            output = staged.plan.nodes[target].bound
-            if isinstance(output, Output):
+            output = staged.plan.nodes[target].output
+            if output is not None:
                 path = resolved(output, str(folder))
                 for left in path.parent.glob(f".{glob.escape(path.name)}.{mark}.*.tmp"):
                     shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
@@ -357,8 +381,8 @@ def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
 @contextmanager
 def _alone(staged: Staged, record: Record) -> Iterator[None]:
     """Nobody else writes to the same paths meanwhile. Raises MachineError where somebody does."""
-    outputs = [staged.plan.nodes[target].bound for target in staged.targets]
-    paths = [output.path for output in outputs if isinstance(output, Output) and not output.path.startswith(RUN)]
+    outputs = [staged.plan.nodes[target].output for target in staged.targets]
+    paths = [output.path for output in outputs if output and not output.path.startswith(RUN)]
     with ExitStack() as stack:
         for path in sorted(paths):
             name = hashlib.blake2b(os.path.realpath(path).encode(), digest_size=16).hexdigest()

@@ -77,14 +77,16 @@ def _step() -> Json:
         "properties": kinds | {key: _about(key, COMMON[key]) | value for key, value in common.items()},
         "oneOf": [{"required": [kind], "errorMessage": f"a step has one kind: {', '.join(KINDS)}"} for kind in KINDS],
         "dependencies": {
-            **{
-                kind: {"properties": {"from": {"type": "array" if cls.several else "string"}}}
-                for kind, cls in KINDS.items()
-            },
+            **{kind: {"properties": {"from": {"type": _from(cls)}}} for kind, cls in KINDS.items()},
             **{kind: {"properties": {"from": False}} for kind, cls in KINDS.items() if cls.role == "source"},
             **{kind: {"properties": {"checkpoint": False}} for kind, cls in KINDS.items() if cls.role == "sink"},
         },
     }
+
+
+def _from(cls: type[Step]) -> str | list[str]:
+    fewest = cls.fewest if cls.several else len(cls.takes) - cls.optional
+    return "array" if fewest > 1 else ["array", "string"] if cls.several or len(cls.takes) > 1 else "string"
 
 
 def _about(name: str, text: str) -> Json:

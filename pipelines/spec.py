@@ -17,6 +17,7 @@ from pipelines.params import merged, resolve
 from pipelines.source import Node, read_yaml, substitute
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
+from pipelines.values import Kind
 
 M = TypeVar("M", bound=BaseModel)
 Checkpoint = Literal["memory", "disk"]
@@ -30,11 +31,18 @@ TOP = {
     "steps": "The steps, by name, in order: each reads the table above it unless `from` says otherwise.",
 }
 COMMON = {
-    "from": "The step whose table is the input; for some kinds a list of steps. Default: the nearest step above that gives a table.",
+    "from": "The step whose table (array, model, ...) is the input; for some kinds a list of steps. Default: the nearest step above that gives what is taken.",
     "checkpoint": "`memory` keeps the table in memory (Dask's `persist()`) until its last use; `disk` keeps a durable copy as well, for later runs.",
     "retries": "How often a task is tried again when what failed may pass: a read or write that was interrupted, a connection. Default: 3.",
     "timeout": "Ends the run when the step's tasks take longer in all, as `90 s` or `2 h`. Default: never.",
     "description": "Text for people.",
+}
+KIND_WORDS: Mapping[Kind, str] = {
+    "table": "a table",
+    "array": "an array",
+    "features": "features",
+    "model": "a model",
+    "metrics": "metrics",
 }
 EXECUTORS = ("serial", "threads", "processes", "local", "address")
 _USED_BY = {
@@ -255,7 +263,7 @@ class _Reader:
                 "write `steps: {prices: {read: data/*.csv}}`",
             )
             return ()
-        roles = dict[str, str]()
+        gives = dict[str, Kind]()
         found = list[StepSpec]()
         starts = (*node.keys.values(), *self.root.keys.values())
         for name, body in node.value.items():
@@ -272,9 +280,9 @@ class _Reader:
                 blind = _references(self.root.find(("steps", name)))
                 self.issues[told:] = [issue for issue in self.issues[told:] if issue.place not in blind]
             kind = self.kind(body)
-            roles[name] = KINDS[kind].role if kind else "table"
+            gives[name] = KINDS[kind].gives if kind else "table"
             told = len(self.issues)
-            given = self.inputs(name, body, place, roles, node.value)
+            given = self.inputs(name, body, place, gives, node.value)
             if sound and step is not None and kind is not None and given is not None and len(self.issues) == told:
                 assert isinstance(body.value, dict)
                 found.append(StepSpec(name, step, given, kept, retries, timeout, body.value[kind], place))
@@ -362,46 +370,96 @@ class _Reader:
             )
 
     def inputs(
-        self, name: str, body: Node, place: Place, roles: dict[str, str], all_steps: Mapping[str, Node]
+        self, name: str, body: Node, place: Place, gives: dict[str, Kind], all_steps: Mapping[str, Node]
     ) -> tuple[str, ...] | None:
-        """The step's inputs: what `from` names, else the nearest step above that gives a table."""
-        tables = [other for other in roles if other != name and roles[other] != "sink"]
+        """The step's inputs: what `from` names, else the nearest steps above that give what it takes."""
         node = body.value.get("from") if isinstance(body.value, dict) else None
         kind = self.kind(body)
-        if roles[name] == "source":
-            if node is not None and kind:
+        cls = KINDS[kind] if kind else None
+        above = [other for other in gives if other != name]
+        if cls and cls.role == "source":
+            if node is not None:
                 self.add(node.place, f"`{kind}` is a source: it has no input", "remove `from`")
             return ()
-        if kind and KINDS[kind].several:
-            if node is None or not isinstance(node.value, tuple) or len(node.value) < 2:
+        takes = cls.takes if cls else ((*KIND_WORDS,),)
+        if cls and cls.several:
+            tables = [other for other in above if gives[other] in takes[0]]
+            given = node.value if node is not None and isinstance(node.value, tuple) else ()
+            if cls.fewest == 1 and (node is None or isinstance(node.value, str)):
+                given = (node,) if node is not None else ()
+                if node is None and tables:
+                    return (tables[-1],)
+            if len(given) < cls.fewest:
                 example = ", ".join((*tables, "prices", "more")[-2:] if len(tables) < 2 else tables[-2:])
                 self.add(node.place if node else place, f"`{kind}` takes several steps", f"write `from: [{example}]`")
                 return None
-            found = [self.input(name, each, tables, roles, all_steps) for each in node.value]
+            found = [self.input(name, kind, each, takes[0], gives, all_steps) for each in given]
             return None if None in found else tuple(each for each in found if each is not None)
         if node is None:
-            if not tables and kind:
-                self.add(place, f"the step {name!r} has no input: no step above gives a table", "start with a `read`")
-            return tuple(tables[-1:]) or None
-        one = self.input(name, node, tables, roles, all_steps)
+            return self.nearest(name, cls, place, takes, gives)
+        if len(takes) > 1 and isinstance(node.value, tuple):
+            least = len(takes) - (cls.optional if cls else 0)
+            if not least <= len(node.value) <= len(takes):
+                self.add(
+                    node.place, f"`{kind}` takes {_asked(cls)}", f"write `from: [{', '.join(t[0] for t in takes)}]`"
+                )
+                return None
+            listed = zip(node.value, takes, strict=False)
+            found = [self.input(name, kind, each, wanted, gives, all_steps) for each, wanted in listed]
+            return None if None in found else tuple(each for each in found if each is not None)
+        one = self.input(name, kind, node, takes[0], gives, all_steps)
+        if one is not None and cls and len(takes) - cls.optional > 1:
+            self.add(node.place, f"`{kind}` takes {_asked(cls)}", f"write `from: [{', '.join(t[0] for t in takes)}]`")
+            return None
         return None if one is None else (one,)
 
+    def nearest(
+        self, name: str, cls: type[Step] | None, place: Place, takes: Sequence[Sequence[Kind]], gives: dict[str, Kind]
+    ) -> tuple[str, ...] | None:
+        """Of each input the nearest step above that gives it; of optional ones only the step right above."""
+        found = list[str]()
+        above = [other for other in gives if other != name]
+        for i, wanted in enumerate(takes):
+            fit = [other for other in above if gives[other] in wanted and other not in found]
+            if cls and i >= len(takes) - cls.optional:
+                fit = [other for other in fit if other == above[-1]]
+            elif not fit:
+                if cls:
+                    words = " or ".join(KIND_WORDS[each] for each in wanted)
+                    remedy = "start with a `read`" if "table" in wanted else "put one above it"
+                    self.add(place, f"the step {name!r} has no input: no step above gives {words}", remedy)
+                return None
+            found += fit[-1:]
+        return tuple(found)
+
     def input(
-        self, name: str, node: Node, tables: list[str], roles: dict[str, str], all_steps: Mapping[str, Node]
+        self,
+        name: str,
+        kind: str | None,
+        node: Node,
+        takes: Sequence[Kind],
+        gives: dict[str, Kind],
+        all_steps: Mapping[str, Node],
     ) -> str | None:
+        fit = [other for other in gives if other != name and gives[other] in takes]
         if not isinstance(node.value, str):
-            example = f"for example `from: {tables[-1] if tables else 'prices'}`"
+            example = f"for example `from: {fit[-1] if fit else 'prices'}`"
             self.add(node.place, f"`from` names one step, not {_shown(node)}", example)
         elif node.value == name:
             self.add(node.place, f"the step {name!r} reads from itself", "name a step above it")
-        elif node.value not in roles and node.value in all_steps:
+        elif node.value not in gives and node.value in all_steps:
             remedy = "a step reads from steps above it: move one of them"
             self.add(node.place, f"the step {node.value!r} stands below", remedy)
-        elif node.value not in roles:
-            above = [other for other in roles if other != name]
+        elif node.value not in gives:
+            above = [other for other in gives if other != name]
             self.add(node.place, f"unknown step {node.value!r}", did_you_mean(node.value, above))
-        elif roles[node.value] == "sink":
+        elif gives[node.value] == "nothing":
             self.add(node.place, f"the step {node.value!r} writes and gives no table", "name the step that it writes")
+        elif gives[node.value] not in takes:
+            wanted = " or ".join(KIND_WORDS[each] for each in takes)
+            remedy = f"steps that give {wanted}: {', '.join(fit)}" if fit else f"no step above gives {wanted}"
+            what = f"the step {node.value!r} gives {KIND_WORDS[gives[node.value]]}, and `{kind}` takes {wanted}"
+            self.add(node.place, what, remedy)
         else:
             return node.value
         return None
@@ -440,6 +498,13 @@ class _Reader:
             self.add(node.place, f"`timeout` is a time, not {_shown(node)}", "timeout: 90 s; units: s, min, h, d")
             return None
         return float(found[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[found[2] or "s"]
+
+
+def _asked(cls: type[Step] | None) -> str:
+    """The inputs of a kind in words."""
+    words = [" or ".join(KIND_WORDS[each] for each in wanted) for wanted in cls.takes] if cls else []
+    first = len(words) - (cls.optional if cls else 0)
+    return " and ".join(words[:first]) + "".join(f", perhaps {word}" for word in words[first:])
 
 
 def _references(node: Node) -> set[Place]:

@@ -13,14 +13,16 @@ from typing import Literal
 import polars as pl
 
 from pipelines import passes
+from pipelines.errors import ConfigError
 from pipelines.estimates import Estimate, estimate, shrinks
 from pipelines.order import Order
 from pipelines.passes import Layout
 from pipelines.plan import Node, Plan, digest
-from pipelines.steps.base import Appending, Apply, Columns, Input, Joining, Keyed, Operation, Output, Reduction, Sorting
+from pipelines.steps.base import Appending, Apply, Columns, Input, Joining, Keyed, Operation, Reduction, Sorting
 from pipelines.types import Schema
+from pipelines.work import Output, Work
 
-ExchangeKind = Literal["none", "gather", "tree", "hash", "range", "broadcast"]
+ExchangeKind = Literal["none", "gather", "tree", "hash", "range", "broadcast", "work"]
 _PART, _MOST = 24 << 20, 40_000
 """Behind an exchange: about so many bytes in a partition; and at most so many pairs of partitions before and behind it, for
 each costs about 0.2 ms."""
@@ -40,6 +42,7 @@ class Exchange:
 
     none: one of one. gather: one of all, in order. tree: one of all, `combine`d in groups on the way. broadcast: every
     partition gets all. hash: rows by their keys. range: rows in order, cut where partitions get about as many.
+    work: a step that makes tasks of its own takes them all.
     """
 
     kind: ExchangeKind = "none"
@@ -115,6 +118,8 @@ class Stage:
     runs_python: bool = False
     divisible: bool = False
     """Whether the rows of one key of the first link may be in several partitions."""
+    work: Work | None = None
+    """What makes the stage's tasks, instead of a query in every partition; each link is one of its inputs."""
 
     @property
     def key(self) -> str:
@@ -270,7 +275,13 @@ class _Cutter:
         return self.closed[name]
 
     def is_cut(self, name: str) -> bool:
-        return name in self.targets or self.plan.nodes[name].checkpoint is not None or self.consumers[name] > 1
+        node = self.plan.nodes[name]
+        return (
+            name in self.targets
+            or node.checkpoint is not None
+            or self.consumers[name] > 1
+            or isinstance(node.bound, Work)
+        )
 
     def before(self, node: Node, name: str) -> Chains:
         if not self.is_cut(name):
@@ -307,6 +318,15 @@ class _Cutter:
         return self.layout.partitions or max(
             1, min(math.ceil(size * self.layout.finer / _PART), _MOST // max(1, writers))
         )
+
+    @cached_property
+    def memory(self) -> float:
+        """Of one worker: what the config says, else what this machine has left."""
+        import psutil
+        from dask.utils import parse_bytes
+
+        limit = self.plan.spec.executor.memory_limit
+        return float(parse_bytes(limit) if limit else psutil.virtual_memory().available)
 
     @cached_property
     def input_bytes(self) -> int:
@@ -482,6 +502,35 @@ class _Cutter:
             chains = (self.gathered(node, chains),)
         return tuple(self.stage(self.ending(chain, node, node.bound)) for chain in chains)
 
+    def work(self, node: Node, work: Work) -> Stage:
+        links = tuple(Link(self.table(name), Exchange("work")) for name in node.inputs)
+        work = work.prune(self.wanted[node.name])
+        if self.input_bytes > _SMALL and (issue := work.refuses(sum(map(self.size, node.inputs)), self.memory)):
+            raise ConfigError(replace(issue, place=node.place))
+        schema = work.schema
+        count = work.count([link.count for link in links])
+        made = digest(node.own, count, [[stage.parts for stage in link.stages] for link in links])
+        parts = tuple(f"{digest(made, i)}" for i in range(count))
+        return self.stage(
+            Stage(
+                name=node.name,
+                steps=(node.name,),
+                input=None,
+                links=links,
+                program=(),
+                reduction=None,
+                after=(),
+                schema=schema,
+                begin=parts,
+                means=node.own,
+                parts=parts,
+                token=digest(parts, list(schema))[:16],
+                sink=work.output,
+                runs_python=node.runs_python,
+                work=work,
+            )
+        )
+
     def ending(self, chain: _Chain, node: Node, output: Output) -> Stage:
         steps = (*(name for name in chain.steps if name != node.name), node.name)
         return replace(chain, steps=steps, means=digest(chain.means, node.own)).close(sink=output)
@@ -583,8 +632,13 @@ def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None)
     cutter = _Cutter(plan, targets, layout, wanted, ordered, consumers, number, estimates)
     tables = dict[str, tuple[Stage, ...]]()
     for node in nodes:
-        if node.role == "sink":
-            tables[node.name] = cutter.sink(node)
+        if isinstance(node.bound, Work):
+            cutter.closed[node.name] = (cutter.work(node, node.bound),)
+        elif node.role == "sink":
+            cutter.closed[node.name] = cutter.sink(node)
+        if node.name in cutter.closed:
+            if node.name in targets or node.checkpoint:
+                tables[node.name] = cutter.closed[node.name]
             continue
         cutter.open[node.name] = cutter.chains(node)
         if node.name in targets or node.checkpoint:

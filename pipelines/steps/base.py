@@ -17,6 +17,8 @@ from pipelines.order import Order
 from pipelines.scan import Drawn, FileInfo
 from pipelines.source import Node
 from pipelines.types import NAMED, Schema, dtype_name
+from pipelines.values import Kind, Value
+from pipelines.work import Output, Work
 
 Apply = Callable[[pl.LazyFrame], pl.LazyFrame]
 Columns = frozenset[str]
@@ -256,17 +258,6 @@ class Input:
     """Of the user's, that the loader calls."""
 
 
-@dataclass(frozen=True)
-class Output:
-    """What a sink step is bound to."""
-
-    path: str
-    """Absolute, or starting with ${run}."""
-    format: Literal["csv", "parquet"]
-    per_partition: bool
-    overwrite: bool
-
-
 class Problems:
     """Collects a step's issues, each at the place of the option that it is about."""
 
@@ -350,6 +341,8 @@ class Context:
     """Where relative paths start."""
     inputs: tuple[tuple[str, Schema], ...] = ()
     """Every input's name and types."""
+    values: tuple[Value, ...] = ()
+    """What every input is."""
     folders: tuple[Path, ...] = ()
     """Where the project's modules are looked for."""
     retries: int = 0
@@ -391,15 +384,27 @@ class Step(BaseModel):
     shorthand: ClassVar[str | None] = None
     """The option that is meant when a single value stands instead of a mapping."""
     role: ClassVar[Literal["source", "table", "sink"]] = "table"
+    takes: ClassVar[tuple[tuple[Kind, ...], ...]] = (("table",),)
+    """Of each input the kinds of value that it may be."""
+    optional: ClassVar[int] = 0
+    """How many of these, from the last on, may be missing."""
+    gives: ClassVar[Kind] = "table"
     several: ClassVar[bool] = False
-    """Whether `from` is a list of steps."""
+    """Whether `from` is a list of any number of steps, which all are what the first of `takes` says."""
+    fewest: ClassVar[int] = 2
+    """How many of several there are at least."""
     keeps_columns: ClassVar[bool] = False
     """Whether the columns are the input's, whatever the options."""
     example: ClassVar[str]
 
-    def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | Input | Output | None:
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | Input | Output | Work | None:
         """The meaning on an input of these types, or None after an issue was added."""
         raise NotImplementedError
+
+    @classmethod
+    def known(cls) -> list[tuple[str, ...]]:
+        """What its documentation lists: a heading and lines."""
+        return []
 
     def identity(self) -> Mapping[str, Any]:
         """The options that can change the answer, in canonical form."""

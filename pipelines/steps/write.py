@@ -8,8 +8,9 @@ import polars as pl
 from pydantic import Field
 
 from pipelines.source import RUN
-from pipelines.steps.base import Context, Output, Problems, Step
+from pipelines.steps.base import Context, Problems, Step
 from pipelines.types import Schema, dtype_name
+from pipelines.work import Output
 
 _FORMATS: dict[str, Literal["csv", "parquet"]] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
@@ -30,6 +31,7 @@ class Write(Step):
 
     kind = "write"
     role = "sink"
+    gives = "nothing"
     shorthand = "path"
     example: ClassVar[str] = 'write: {path: "${run}/by_date.parquet"}'
 

@@ -1,0 +1,201 @@
+"""A table's partition as numbers: the block of rows that everything here is fitted on."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipelines.errors import DataError, Issue
+from pipelines.exchange import Room
+from pipelines.learning import PART
+from pipelines.learning.features import Transform
+
+_SMALL = 1 << 20
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a table are learnt from or looked at."""
+
+    part: str | None
+    """Of the column `part`; None: all."""
+
+    def __call__(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return frame if self.part is None else frame.filter(pl.col(PART) == self.part)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Of one partition: x (rows, features), y (rows) or None, the fold of each row or None. In memory, or in a file that is mapped."""
+
+    kept: Any
+    """The array, or the path of its file."""
+    y: Any
+    fold: Any
+
+    @cached_property
+    def x(self) -> Any:
+        return np.load(self.kept, mmap_mode="r") if isinstance(self.kept, str) else self.kept
+
+    def chosen(self, fold: int | None, inside: bool = False) -> tuple[Any, Any]:
+        """x and y of the rows outside (or inside) of a fold; forward in time: of those in folds before it."""
+        if fold is None:
+            return self.x, self.y
+        if fold < 0:  # forward: -k is learnt from the folds before k, and tried on k
+            mask = self.fold == -fold if inside else self.fold < -fold
+        else:
+            mask = (self.fold == fold) == inside
+        return self.x[mask], None if self.y is None else self.y[mask]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The column to predict. `classes`: its values in order; None: numbers."""
+
+    name: str
+    is_class: bool
+
+    def of(self, frame: pl.DataFrame) -> pl.Series:
+        values = frame[self.name]
+        missing = values.null_count() + (int(values.is_nan().sum()) if values.dtype.is_float() else 0)
+        if missing:
+            what = f"the target {self.name!r} is missing in {missing:,} row{'s' * (missing != 1)} of a partition"
+            raise DataError(Issue(what, f"leave them out before: filter: {self.name} IS NOT NULL"))
+        return values
+
+    def classes(self, frame: pl.DataFrame) -> list[Any]:
+        return self.of(frame).unique().sort().to_list()
+
+    def encoded(self, frame: pl.DataFrame, classes: Sequence[Any] | None) -> Any:
+        """Class numbers, or numbers as they are."""
+        values = self.of(frame)
+        if classes is None:
+            return values.cast(pl.Float64).to_numpy().copy()
+        known = pl.Series(list(classes), dtype=values.dtype if not isinstance(values.dtype, pl.Enum) else pl.String)
+        values = values.cast(known.dtype)
+        strange = values.filter(~values.is_in(known.implode()))
+        if len(strange):
+            what = f"the label {strange[0]!r} of {self.name!r} was not there when the model was trained"
+            raise DataError(Issue(what, f"it knows {', '.join(map(repr, classes))}"))
+        return (
+            values.replace_strict(known, pl.int_range(len(known), eager=True), return_dtype=pl.Int64).to_numpy().copy()
+        )
+
+
+@dataclass(frozen=True)
+class Folds:
+    """In which fold a row is: by a hash of some columns, or by where it is in time (0 is the first stretch, never tried on)."""
+
+    count: int
+    by: tuple[str, ...]
+    seed: int
+    time: str | None = None
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the trials; forward in time -k is learnt from the stretches before k, and tried on k."""
+        return list(range(self.count)) if self.time is None else [-k for k in range(1, self.count + 1)]
+
+    def __call__(self, frame: pl.DataFrame, cuts: Any = None) -> Any:
+        if self.time is None:
+            return (
+                (frame.select(pl.struct(self.by).hash(self.seed)).to_series() % self.count)
+                .cast(pl.Int16)
+                .to_numpy()
+                .copy()
+            )
+        times = frame[self.time].to_physical().cast(pl.Float64).to_numpy()
+        return np.searchsorted(cuts, times, side="right").astype("int16")
+
+    def times(self, frame: pl.DataFrame) -> Any:
+        """For the cuts: how often each time is there."""
+        assert self.time is not None
+        return frame.group_by(pl.col(self.time).to_physical().cast(pl.Float64)).len().sort(self.time)
+
+    def cuts(self, found: Sequence[pl.DataFrame]) -> Any:
+        """Where to cut, so that folds have about as many rows and no time is in two."""
+        assert self.time is not None
+        times = pl.concat(found).group_by(self.time).agg(pl.col("len").sum()).sort(self.time)
+        before = times["len"].cum_sum().to_numpy()
+        total = before[-1] if len(before) else 0
+        at = [int(np.searchsorted(before, total * i / (self.count + 1))) for i in range(1, self.count + 1)]
+        values = times[self.time].to_numpy()
+        return np.array([values[min(i + 1, len(values) - 1)] for i in at])
+
+
+@dataclass(frozen=True)
+class Made:
+    """A partition → its block. Arguments: the partition, fitted features or None, classes or None, cuts of folds or None."""
+
+    rows: Rows
+    columns: tuple[str, ...]
+    """Where no features were fitted."""
+    target: Target | None
+    folds: Folds | None
+    takes_missing: bool
+    who: str
+    """The estimator's name, for errors."""
+    dtype: str
+    room: Room | None
+
+    def __call__(self, frame: pl.DataFrame, features: Transform | None, classes: Any, cuts: Any) -> Held:
+        one_thread()
+        frame = self.rows(frame)
+        x = matrix(frame, features, self.columns, self.dtype)
+        if not self.takes_missing:
+            complete(x, features.names if features else self.columns, self.who)
+        y = None if self.target is None else self.target.encoded(frame, classes)
+        fold = None if self.folds is None else self.folds(frame, cuts)
+        return Held(self.kept(x), y, fold)
+
+    def kept(self, x: Any) -> Any:
+        if self.room is None or x.nbytes <= _SMALL or not self.room.folder or self.room.takes(x.nbytes):
+            return x
+        path = os.path.join(self.room.folder, f"{uuid.uuid4().hex}.npy")
+        np.save(path, x)
+        return path
+
+
+def matrix(frame: pl.DataFrame, features: Transform | None, columns: Sequence[str], dtype: str) -> Any:
+    """Shape (rows, features); NULL is NaN."""
+    if features is not None:
+        return features.apply(frame).astype(dtype, copy=False)
+    wanted = pl.Float32 if dtype == "float32" else pl.Float64
+    made = frame.select(pl.col(name).cast(wanted) for name in columns).to_numpy(order="c")
+    return np.ascontiguousarray(made)
+
+
+def complete(x: Any, names: Sequence[str], who: str) -> None:
+    """Raises DataError where a number is missing or infinite."""
+    if np.isfinite(x.sum(dtype="float64")):
+        return
+    bad = ~np.isfinite(x)
+    if not bad.any():
+        return
+    column = int(bad.any(axis=0).argmax())
+    nan, count = np.isnan(x[:, column]), int(bad[:, column].sum())
+    what = "missing (NULL or NaN)" if nan.any() else "infinite"
+    remedy = (
+        "fill them before (step `fill`), or `impute` them in `features`" if nan.any() else "mend them with `derive`"
+    )
+    raise DataError(
+        Issue(f"{who} takes no missing values: {names[column]!r} is {what} in {count:,} rows of a partition", remedy)
+    )
+
+
+def one_thread() -> None:
+    """BLAS and OpenMP in one thread: their sums would depend on how many there are, and tasks run side by side already."""
+    if not _limited:
+        import threadpoolctl
+
+        _limited.append(threadpoolctl.threadpool_limits(1))
+
+
+_limited = list[Any]()

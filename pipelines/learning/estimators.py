@@ -1,0 +1,262 @@
+"""Which estimators there are, and how each runs here."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from pipelines.errors import did_you_mean
+
+How = Literal["newton", "least_squares", "lloyd", "partial_fit", "one_worker"]
+WORDS: Mapping[How, str] = {
+    "newton": "block-wise (Newton steps)",
+    "least_squares": "block-wise (one pass)",
+    "lloyd": "block-wise (Lloyd's steps)",
+    "partial_fit": "block by block (partial_fit)",
+    "one_worker": "on one worker",
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """An estimator that was tried. `only`: the parameters with which it runs like that; with others it needs one worker."""
+
+    how: How
+    only: Mapping[str, tuple[Any, ...] | None] | None = None
+    """Name: values, None for any."""
+    missing: bool = False
+    """Whether it takes missing values."""
+    needs: str = ""
+
+
+_ANY = None
+_IGNORED = {"random_state": _ANY, "n_jobs": _ANY, "verbose": _ANY, "copy_X": _ANY}
+KNOWN: Mapping[str, Known] = {
+    "sklearn.linear_model.LogisticRegression": Known(
+        "newton",
+        {
+            **_IGNORED,
+            "C": _ANY,
+            "tol": _ANY,
+            "max_iter": _ANY,
+            "fit_intercept": _ANY,
+            "penalty": ("l2", None),
+            "solver": _ANY,
+        },
+        needs="two classes, no missing values",
+    ),
+    "sklearn.linear_model.LinearRegression": Known(
+        "least_squares", {**_IGNORED, "fit_intercept": _ANY}, needs="no missing values"
+    ),
+    "sklearn.linear_model.Ridge": Known(
+        "least_squares", {**_IGNORED, "fit_intercept": _ANY, "alpha": _ANY}, needs="no missing values"
+    ),
+    "sklearn.cluster.KMeans": Known(
+        "lloyd",
+        {**_IGNORED, "n_clusters": _ANY, "max_iter": _ANY, "tol": _ANY, "n_init": _ANY, "init": ("k-means++",)},
+        needs="no target, no missing values",
+    ),
+    "sklearn.linear_model.SGDClassifier": Known(
+        "partial_fit", needs="scaled features; `epochs` for more than one pass"
+    ),
+    "sklearn.linear_model.SGDRegressor": Known("partial_fit", needs="scaled features; `epochs` for more than one pass"),
+    "sklearn.linear_model.Perceptron": Known("partial_fit", needs="scaled features"),
+    "sklearn.naive_bayes.GaussianNB": Known("partial_fit", needs="no missing values"),
+    "sklearn.naive_bayes.BernoulliNB": Known("partial_fit", needs="features of 0 and 1"),
+    "sklearn.naive_bayes.MultinomialNB": Known("partial_fit", needs="counts: no negative numbers"),
+    "sklearn.cluster.MiniBatchKMeans": Known("partial_fit", needs="no target, no missing values"),
+    "sklearn.ensemble.RandomForestClassifier": Known(
+        "one_worker", missing=True, needs="data that fits one worker; trees by joblib on Dask"
+    ),
+    "sklearn.ensemble.RandomForestRegressor": Known(
+        "one_worker", missing=True, needs="data that fits one worker; trees by joblib on Dask"
+    ),
+    "sklearn.ensemble.ExtraTreesClassifier": Known(
+        "one_worker", needs="data that fits one worker; trees by joblib on Dask"
+    ),
+    "sklearn.ensemble.ExtraTreesRegressor": Known(
+        "one_worker", needs="data that fits one worker; trees by joblib on Dask"
+    ),
+    "sklearn.ensemble.HistGradientBoostingClassifier": Known(
+        "one_worker", missing=True, needs="data that fits one worker"
+    ),
+    "sklearn.ensemble.HistGradientBoostingRegressor": Known(
+        "one_worker", missing=True, needs="data that fits one worker"
+    ),
+    "sklearn.tree.DecisionTreeClassifier": Known("one_worker", missing=True, needs="data that fits one worker"),
+    "sklearn.tree.DecisionTreeRegressor": Known("one_worker", missing=True, needs="data that fits one worker"),
+    "sklearn.svm.SVC": Known("one_worker", needs="data that fits one worker: time grows with its square"),
+    "sklearn.neighbors.KNeighborsClassifier": Known("one_worker", needs="data that fits one worker"),
+    "xgboost.XGBClassifier": Known(
+        "one_worker", missing=True, needs="data that fits one worker, as float32; all its threads"
+    ),
+    "xgboost.XGBRegressor": Known(
+        "one_worker", missing=True, needs="data that fits one worker, as float32; all its threads"
+    ),
+}
+_PACKAGES = {"sklearn": "scikit-learn", "xgboost": "xgboost-cpu", "lightgbm": "lightgbm"}
+INSTALL = "pip install 'pipelines[ml]'"
+
+
+class EstimatorError(Exception):
+    """What is wrong, what to do, and of which option: `estimator`, or (`params`, name)."""
+
+    def __init__(self, message: str, remedy: str, path: tuple[str, ...] = ("estimator",)) -> None:
+        super().__init__(message)
+        self.message, self.remedy, self.path = message, remedy, path
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An estimator with its parameters, and how it runs."""
+
+    name: str
+    params: tuple[tuple[str, Any], ...]
+    task: Literal["classification", "regression", "clustering"]
+    how: How
+    missing: bool
+    versions: tuple[tuple[str, str], ...]
+
+    @property
+    def short(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    def made(self, **more: Any) -> Any:
+        return estimator_class(self.name)(**{**dict(self.params), **more})
+
+
+@functools.cache
+def estimator_class(name: str) -> Any:
+    module, _, cls = name.rpartition(".")
+    package = module.split(".")[0]
+    if package == "dask_ml":
+        raise EstimatorError(
+            f"{name} is not used here: what of dask-ml is slow or broken is replaced",
+            f"name scikit-learn's class: {_alternative(cls)}",
+        )
+    try:
+        return getattr(importlib.import_module(module), cls)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] == package:
+            if importlib.util.find_spec(package) is None:  # type: ignore[attr-defined]
+                if package in _PACKAGES:
+                    install = INSTALL if package != "lightgbm" else "pip install lightgbm"
+                    raise EstimatorError(f"{_PACKAGES[package]} is not installed", install) from None
+                near = did_you_mean(name, KNOWN)
+                raise EstimatorError(
+                    f"there is no package {package!r} for {name}", near if near.startswith("did") else "install it"
+                ) from None
+            near = did_you_mean(name, KNOWN)
+            raise EstimatorError(f"there is no {name}", near) from None
+        raise EstimatorError(f"importing {module} failed: there is no module {error.name!r}", "install it") from None
+    except AttributeError:
+        raise EstimatorError(f"there is no {name}", did_you_mean(name, KNOWN)) from None
+
+
+def _alternative(cls: str) -> str:
+    return next((name for name in KNOWN if name.endswith("." + cls)), "see `pipelines steps train`")
+
+
+def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chosen:
+    """The estimator of that dotted name. Raises EstimatorError for what can be known without data."""
+    try:
+        import sklearn.base
+    except ModuleNotFoundError:
+        raise EstimatorError("scikit-learn is not installed", INSTALL) from None
+    if "." not in name:
+        raise EstimatorError(
+            f"{name!r} names no class",
+            next((f"write {known}" for known in KNOWN if known.endswith("." + name)), did_you_mean(name, KNOWN)),
+        )
+    cls = estimator_class(name)
+    known_params = _parameters(cls)
+    for param in params:
+        if param not in known_params:
+            raise EstimatorError(
+                f"{name.rpartition('.')[2]} has no parameter {param!r}",
+                did_you_mean(param, known_params),
+                ("params", param),
+            )
+    given = dict(params)
+    if "random_state" in known_params and "random_state" not in given:
+        given["random_state"] = seed
+    try:
+        made = cls(**given)
+    except Exception as error:
+        raise EstimatorError(
+            f"{name} refuses its parameters: {error}", "look at its documentation", ("params",)
+        ) from None
+    if not hasattr(made, "fit") or not hasattr(made, "get_params"):
+        raise EstimatorError(f"{name} is no estimator: it has no `fit`", "see `pipelines steps train`")
+    if hasattr(made, "_parameter_constraints"):
+        try:
+            made._validate_params()
+        except ValueError as error:
+            found = next((param for param in params if f"'{param}'" in str(error)), None)
+            raise EstimatorError(
+                str(error).split(" Got ")[0] + f". Got {params.get(found or '')!r}",
+                "look at its documentation",
+                ("params", found) if found else ("params",),
+            ) from None
+    task: Literal["classification", "regression", "clustering"]
+    if sklearn.base.is_classifier(made):
+        task = "classification"
+    elif sklearn.base.is_regressor(made):
+        task = "regression"
+    elif sklearn.base.is_clusterer(made) and hasattr(made, "predict"):
+        task = "clustering"
+    else:
+        raise EstimatorError(
+            f"{name} neither classifies, nor predicts numbers, nor clusters with `predict`",
+            "see `pipelines steps train`",
+        )
+    known = KNOWN.get(name)
+    how: How = "one_worker"
+    if method != "one_worker" and known is not None:
+        how = known.how
+        if known.only is not None and (others := [p for p, value in params.items() if not _same(known.only, p, value)]):
+            if method == "block_wise":
+                raise EstimatorError(
+                    f"{name} runs block-wise only without {others[0]!r}",
+                    "leave it out, or `method: one_worker`",
+                    ("params", others[0]),
+                )
+            how = "one_worker"
+    elif method == "block_wise":
+        how = "partial_fit" if hasattr(made, "partial_fit") else "one_worker"
+    if method == "block_wise" and how == "one_worker":
+        raise EstimatorError(
+            f"{name} cannot be fitted block by block", "leave `method` out: it runs on one worker", ("method",)
+        )
+    package = _PACKAGES.get(name.partition(".")[0], name.partition(".")[0])
+    versions = {"scikit-learn": version("scikit-learn"), "numpy": version("numpy")}
+    try:
+        versions[package] = version(package)
+    except PackageNotFoundError:
+        versions[package] = "unknown"
+    tags = getattr(made, "__sklearn_tags__", None)
+    missing = known.missing if known else bool(tags and tags().input_tags.allow_nan)
+    return Chosen(name, tuple(given.items()), task, how, missing, tuple(sorted(versions.items())))
+
+
+def _same(only: Mapping[str, Any], param: str, value: Any) -> bool:
+    return param in only and (only[param] is None or value in only[param])
+
+
+def _parameters(cls: Any) -> list[str]:
+    """Names that the class takes; XGBoost's wrappers take many by `**kwargs`."""
+    try:
+        names = list(cls().get_params())
+    except TypeError:
+        names = []
+    own = [
+        p.name
+        for p in inspect.signature(cls.__init__).parameters.values()
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    return sorted({*names, *own} - {"self"})

@@ -1,0 +1,569 @@
+"""Fitting as tasks: steps over blocks that are unrolled in the graph, each a sum over blocks and an update; a fit that has
+converged passes its state on, which costs no more than the tasks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipelines.errors import DataError, Issue
+from pipelines.learning.blocks import Held, one_thread
+from pipelines.learning.estimators import Chosen
+from pipelines.work import Builder, Ref
+
+_ROWS = 1 << 14
+"""Rows at a time, so that copies of them stay in the processor's cache."""
+_FAN_IN = 16
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An estimator of scikit-learn's kind, with what its training tells."""
+
+    estimator: Any
+    rows: int
+    iterations: int | None = None
+    converged: bool = True
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One fit: which estimator, of which fold's complement, of how many classes."""
+
+    chosen: Chosen
+    epochs: int = 1
+
+    def lower(
+        self,
+        builder: Builder,
+        part: str,
+        index: tuple[int, ...],
+        blocks: Sequence[Ref],
+        classes: Ref | None,
+        fold: int | None,
+    ) -> Ref:
+        """Adds the tasks of one fit; its last gives a `Fitted`."""
+        how = {
+            "newton": self._newton,
+            "least_squares": self._least_squares,
+            "lloyd": self._lloyd,
+            "partial_fit": self._partial_fit,
+            "one_worker": self._one_worker,
+        }[self.chosen.how]
+        return how(builder, part, index, blocks, classes, fold)
+
+    def _newton(
+        self,
+        builder: Builder,
+        part: str,
+        index: tuple[int, ...],
+        blocks: Sequence[Ref],
+        classes: Ref | None,
+        fold: int | None,
+    ) -> Ref:
+        params = dict(self.chosen.params)
+        newton = Newton(
+            C=float(params.get("C", 1.0)) if params.get("penalty", "l2") == "l2" else np.inf,
+            intercept=bool(params.get("fit_intercept", True)),
+            fold=fold,
+        )
+        steps = min(int(params.get("max_iter", 100)), 16)
+        state = builder.task(f"{part}-start", index, newton.start, classes)
+        return self._steps(builder, part, index, blocks, newton, state, steps, newton.fitted)
+
+    def _lloyd(
+        self,
+        builder: Builder,
+        part: str,
+        index: tuple[int, ...],
+        blocks: Sequence[Ref],
+        classes: Ref | None,
+        fold: int | None,
+    ) -> Ref:
+        params = dict(self.chosen.params)
+        lloyd = Lloyd(
+            int(params.get("n_clusters", 8)), float(params.get("tol", 1e-4)), int(params.get("random_state") or 0), fold
+        )
+        samples = [
+            builder.task(f"{part}-sample", (*index, i), lloyd.sample, block, len(blocks))
+            for i, block in enumerate(blocks)
+        ]
+        state = builder.task(f"{part}-start", index, lloyd.start, samples)
+        return self._steps(
+            builder, part, index, blocks, lloyd, state, min(int(params.get("max_iter", 300)), 24), lloyd.fitted
+        )
+
+    def _steps(
+        self,
+        builder: Builder,
+        part: str,
+        index: tuple[int, ...],
+        blocks: Sequence[Ref],
+        method: Any,
+        state: Ref,
+        steps: int,
+        fitted: Callable[..., Any],
+    ) -> Ref:
+        for step in range(steps):
+            sums = [
+                builder.task(f"{part}-sum", (*index, step, i), method.partial, block, state)
+                for i, block in enumerate(blocks)
+            ]
+            state = builder.task(
+                f"{part}-step",
+                (*index, step),
+                method.update,
+                _tree(builder, f"{part}-add", (*index, step), sums, _added),
+                state,
+            )
+        return builder.task(part, index, fitted, state, self.chosen)
+
+    def _least_squares(
+        self,
+        builder: Builder,
+        part: str,
+        index: tuple[int, ...],
+        blocks: Sequence[Ref],
+        classes: Ref | None,
+        fold: int | None,
+    ) -> Ref:
+        squares = LeastSquares(
+            float(dict(self.chosen.params).get("alpha", 1.0)) if self.chosen.short == "Ridge" else 0.0,
+            bool(dict(self.chosen.params).get("fit_intercept", True)),
+            fold,
+        )
+        sums = [builder.task(f"{part}-sum", (*index, i), squares.partial, block) for i, block in enumerate(blocks)]
+        return builder.task(
+            part, index, squares.fitted, _tree(builder, f"{part}-add", index, sums, squares.added), self.chosen
+        )
+
+    def _partial_fit(
+        self,
+        builder: Builder,
+        part: str,
+        index: tuple[int, ...],
+        blocks: Sequence[Ref],
+        classes: Ref | None,
+        fold: int | None,
+    ) -> Ref:
+        chain = Chain(self.chosen, fold)
+        state = builder.task(f"{part}-start", index, chain.start, classes)
+        for epoch in range(self.epochs):
+            for i, block in enumerate(blocks):
+                state = builder.task(f"{part}-step", (*index, epoch, i), chain.step, state, block)
+        return builder.task(part, index, chain.fitted, state)
+
+    def gated(
+        self, builder: Builder, part: str, index: tuple[int, ...], blocks: Sequence[Ref], classes: Ref | None, best: Ref
+    ) -> Ref:
+        """The fit on all rows, of the one of several trials that was best: `best` is their ranking, the index ends in the trial's number."""
+        if self.chosen.how == "one_worker":
+            return builder.task(part, index, Only(Whole(self.chosen, None), index[-1]), list(blocks), classes, best)
+        return self.lower(builder, part, index, blocks, classes, None)
+
+    def _one_worker(
+        self,
+        builder: Builder,
+        part: str,
+        index: tuple[int, ...],
+        blocks: Sequence[Ref],
+        classes: Ref | None,
+        fold: int | None,
+    ) -> Ref:
+        return builder.task(part, index, Whole(self.chosen, fold), list(blocks), classes)
+
+
+def _tree(builder: Builder, part: str, index: tuple[int, ...], sums: list[Ref], add: Callable[..., Any]) -> Ref:
+    """Sums in groups, always the same ones."""
+    level = 0
+    while len(sums) > 1:
+        level += 1
+        sums = [
+            builder.task(part, (*index, level, i), add, sums[i : i + _FAN_IN]) for i in range(0, len(sums), _FAN_IN)
+        ]
+    return sums[0]
+
+
+def _added(found: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
+    given = [each for each in found if each is not None]
+    if not given:
+        return None
+    total = list(given[0])
+    for each in given[1:]:
+        total = [one + other for one, other in zip(total, each, strict=True)]
+    return tuple(total)
+
+
+def _pieces(x: Any) -> list[slice]:
+    return [slice(at, at + _ROWS) for at in range(0, len(x), _ROWS)]
+
+
+def failed(who: str, error: Exception) -> DataError:
+    return DataError(
+        Issue(
+            f"{who} failed: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
+            "look at its input with --to, and at its parameters",
+        )
+    )
+
+
+# Logistic regression
+
+
+@dataclass(frozen=True)
+class NewtonState:
+    """Where to look next, and the best so far."""
+
+    point: Any
+    """Weights, the intercept last; None before the number of features is known."""
+    best: Any = None
+    loss: float = np.inf
+    direction: Any = None
+    step: float = 1.0
+    done: bool = False
+    steps: int = 0
+    rows: int = 0
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Newton:
+    """Newton's method for the logistic loss: C * sum(log(1 + exp(-y f))) + |w|^2 / 2 as in scikit-learn; the p x p Hessian is a
+    sum over blocks (Hastie, Tibshirani, Friedman 2009, section 4.4.1). A step that does not lower the loss is halved."""
+
+    C: float
+    intercept: bool
+    fold: int | None
+
+    def start(self, classes: Sequence[Any]) -> NewtonState:
+        if len(classes) != 2:
+            remedy = "leave no other value out" if len(classes) < 2 else "for more classes: method: one_worker"
+            raise DataError(
+                Issue(
+                    f"LogisticRegression runs block-wise for two classes, and the target has {len(classes)}: {', '.join(map(repr, classes[:5]))}",
+                    remedy,
+                )
+            )
+        return NewtonState(None)
+
+    def partial(self, block: Held, state: NewtonState) -> tuple[Any, ...] | None:
+        """Loss, gradient, Hessian, rows."""
+        if state.done:
+            return None
+        one_thread()
+        x, y = block.chosen(self.fold)
+        p = x.shape[1]
+        point = np.zeros(p + 1) if state.point is None else state.point
+        loss, gradient, hessian = 0.0, np.zeros(p + 1), np.zeros((p + 1, p + 1))
+        for piece in _pieces(x):
+            rows, label = np.asarray(x[piece]), y[piece]
+            f = rows @ point[:p] + point[p]
+            loss += float((np.logaddexp(0, f) - label * f).sum())
+            chance = 1 / (1 + np.exp(-f))
+            residual, root = chance - label, np.sqrt(chance * (1 - chance))
+            gradient[:p] += residual @ rows
+            gradient[p] += residual.sum()
+            weighted = rows * root[:, None]
+            hessian[:p, :p] += weighted.T @ weighted
+            hessian[:p, p] += root @ weighted
+            hessian[p, p] += root @ root
+        hessian[p, :p] = hessian[:p, p]
+        return loss, gradient, hessian, len(x)
+
+    def update(self, sums: tuple[Any, ...] | None, state: NewtonState) -> NewtonState:
+        if sums is None:
+            return state
+        loss, gradient, hessian, rows = sums
+        p = len(gradient) - 1
+        if not rows:
+            raise DataError(Issue("there are no rows to learn from", "look at them with --to; `split` names the part"))
+        point = np.zeros(p + 1) if state.point is None else state.point
+        ridge = np.append(np.full(p, 1 / self.C), 0.0)
+        loss = loss + float(ridge @ (point * point)) / 2
+        if not np.isfinite(loss) or loss > state.loss:  # too far
+            if state.step < 1e-6:
+                return replace(state, point=state.best, done=True)
+            step = state.step / 2
+            return replace(state, point=state.best + step * state.direction, step=step, steps=state.steps + 1)
+        gradient = gradient + ridge * point
+        hessian = hessian + np.diag(ridge)
+        free = np.arange(p + 1) if self.intercept else np.arange(p)
+        direction = np.zeros(p + 1)
+        inside = hessian[np.ix_(free, free)]
+        try:
+            direction[free] = -np.linalg.solve(inside, gradient[free])
+            if not np.isfinite(direction).all():
+                raise np.linalg.LinAlgError
+        except np.linalg.LinAlgError:
+            direction[free] = -np.linalg.lstsq(inside, gradient[free], rcond=None)[0]
+        gain = -float(gradient @ direction) / 2
+        """What a full step promises: half the squared Newton decrement."""
+        best = replace(state, best=point, loss=loss, direction=direction, step=1.0, steps=state.steps + 1, rows=rows)
+        if gain <= 1e-10 * max(loss, 1e-300):
+            return replace(best, point=point, done=True)
+        return replace(best, point=point + direction)
+
+    def fitted(self, state: NewtonState, chosen: Chosen) -> Fitted:
+        made = chosen.made()
+        best = state.best
+        made.classes_ = np.array([0, 1])
+        made.coef_, made.intercept_ = best[None, :-1].copy(), best[-1:].copy()
+        made.n_iter_, made.n_features_in_ = np.array([state.steps], dtype="int32"), len(best) - 1
+        return Fitted(made, state.rows, state.steps, state.done)
+
+
+# Least squares
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """The normal equations of centred columns; alpha is Ridge's."""
+
+    alpha: float
+    intercept: bool
+    fold: int | None
+
+    def partial(self, block: Held) -> tuple[Any, ...]:
+        """Rows, means of [x, y] and their centred products."""
+        one_thread()
+        x, y = block.chosen(self.fold)
+        parts = [(0, np.zeros(x.shape[1] + 1), np.zeros((x.shape[1] + 1,) * 2))]
+        for piece in _pieces(x):
+            both = np.column_stack([x[piece], y[piece]])
+            mean = both.mean(axis=0)
+            both -= mean
+            parts.append((len(both), mean, both.T @ both))
+        return self.added(parts)
+
+    def added(self, found: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+        rows, mean, products = 0, np.zeros_like(found[0][1]), np.zeros_like(found[0][2])
+        for n, m, s in found:
+            if n:
+                delta = m - mean
+                products = products + s + np.outer(delta, delta) * (rows * n / (rows + n))
+                mean = mean + delta * (n / (rows + n))
+                rows += n
+        return rows, mean, products
+
+    def fitted(self, sums: tuple[Any, ...], chosen: Chosen) -> Fitted:
+        rows, mean, products = sums
+        if not rows:
+            raise DataError(Issue("there are no rows to learn from", "look at them with --to; `split` names the part"))
+        if not self.intercept:
+            products = products + rows * np.outer(mean, mean)
+        gram, right = products[:-1, :-1] + self.alpha * np.eye(len(mean) - 1), products[:-1, -1]
+        scale = np.sqrt(np.maximum(np.diag(gram), 1e-300))
+        weights = np.linalg.lstsq(gram / np.outer(scale, scale), right / scale, rcond=None)[0] / scale
+        made = chosen.made()
+        made.coef_, made.n_features_in_ = weights, len(weights)
+        made.intercept_ = float(mean[-1] - mean[:-1] @ weights) if self.intercept else 0.0
+        return Fitted(made, rows, 1)
+
+
+# k-means
+
+
+@dataclass(frozen=True)
+class LloydState:
+    centers: Any
+    tolerance: float
+    inertia: float = np.inf
+    done: bool = False
+    steps: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Lloyd:
+    """Lloyd's algorithm: each step sums rows by their nearest centre. It starts from scikit-learn's own k-means (k-means++, ten
+    times) of a sample of up to 20,000 rows."""
+
+    clusters: int
+    tol: float
+    seed: int
+    fold: int | None
+
+    def sample(self, block: Held, blocks: int) -> Any:
+        x, _ = block.chosen(self.fold)
+        most = max(1, 20_000 // blocks)
+        if len(x) <= most:
+            return np.array(x)
+        rng = np.random.default_rng([self.seed, len(x)])
+        return np.array(x[np.sort(rng.choice(len(x), most, replace=False))])
+
+    def start(self, samples: Sequence[Any]) -> LloydState:
+        from sklearn.cluster import KMeans
+
+        one_thread()
+        rows = np.concatenate(samples)
+        if len(np.unique(rows, axis=0)) < self.clusters:
+            raise DataError(
+                Issue(
+                    f"{self.clusters} clusters are asked for, and there are only {len(np.unique(rows, axis=0))} different rows",
+                    "ask for fewer",
+                )
+            )
+        first = KMeans(self.clusters, n_init=10, random_state=self.seed, tol=self.tol).fit(rows)
+        return LloydState(first.cluster_centers_, float(self.tol * rows.var(axis=0).mean()))
+
+    def partial(self, block: Held, state: LloydState) -> tuple[Any, ...] | None:
+        """Of each cluster: sums, counts, inertia."""
+        if state.done:
+            return None
+        one_thread()
+        x, _ = block.chosen(self.fold)
+        centers = state.centers
+        sums, counts, inertia = np.zeros_like(centers), np.zeros(len(centers)), 0.0
+        squares = (centers * centers).sum(axis=1)
+        for piece in _pieces(x):
+            rows = np.asarray(x[piece])
+            nearest = (squares - 2 * rows @ centers.T).argmin(axis=1)
+            counts += np.bincount(nearest, minlength=len(centers))
+            for j in range(len(centers)):
+                sums[j] += rows[nearest == j].sum(axis=0)
+            inertia += float(np.square(rows - centers[nearest]).sum())
+        return sums, counts, inertia
+
+    def update(self, found: tuple[Any, ...] | None, state: LloydState) -> LloydState:
+        if found is None:
+            return state
+        sums, counts, inertia = found
+        centers = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], state.centers)
+        moved = float(np.square(centers - state.centers).sum())
+        return LloydState(
+            centers, state.tolerance, inertia, moved <= state.tolerance, state.steps + 1, int(counts.sum())
+        )
+
+    def fitted(self, state: LloydState, chosen: Chosen) -> Fitted:
+        made = chosen.made()
+        made.cluster_centers_, made.inertia_ = state.centers, state.inertia
+        made.n_iter_, made.n_features_in_, made._n_threads = state.steps, state.centers.shape[1], 1
+        return Fitted(made, state.rows, state.steps, state.done)
+
+
+# Block by block
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`partial_fit` on one block after another."""
+
+    chosen: Chosen
+    fold: int | None
+
+    def start(self, classes: Sequence[Any] | None) -> tuple[Any, Any, int]:
+        if classes is not None and len(classes) < 2:
+            raise DataError(
+                Issue(f"the target has one class only: {', '.join(map(repr, classes))}", "a classifier needs two")
+            )
+        return self.chosen.made(), None if classes is None else np.arange(len(classes)), 0
+
+    def step(self, state: tuple[Any, Any, int], block: Held) -> tuple[Any, Any, int]:
+        one_thread()
+        estimator, classes, rows = state
+        x, y = block.chosen(self.fold)
+        if not len(x):
+            return state
+        estimator, wrong = copy.deepcopy(estimator), None
+        try:
+            if self.chosen.task == "clustering":
+                estimator.partial_fit(np.asarray(x))
+            elif classes is None:
+                estimator.partial_fit(np.asarray(x), y)
+            else:
+                estimator.partial_fit(np.asarray(x), y, classes=classes)
+        except ValueError as error:
+            wrong = failed(self.chosen.short, error)
+        if wrong is not None:
+            raise wrong
+        return estimator, classes, rows + len(x)
+
+    def fitted(self, state: tuple[Any, Any, int]) -> Fitted:
+        if not state[2]:
+            raise DataError(Issue("there are no rows to learn from", "look at them with --to; `split` names the part"))
+        return Fitted(state[0], state[2])
+
+
+# On one worker
+
+
+@dataclass(frozen=True)
+class Only:
+    """Fits where this trial was the best; else None."""
+
+    whole: Whole
+    trial: int
+
+    def __call__(self, blocks: Sequence[Held], classes: Sequence[Any] | None, ranking: Sequence[int]) -> Fitted | None:
+        return self.whole(blocks, classes) if ranking[0] == self.trial else None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """`fit` on all rows at once. On a cluster, joblib sends what the estimator does in parallel to Dask's workers."""
+
+    chosen: Chosen
+    fold: int | None
+
+    def __call__(self, blocks: Sequence[Held], classes: Sequence[Any] | None) -> Fitted:
+        one_thread()
+        parts = [block.chosen(self.fold) for block in blocks]
+        x = np.concatenate([each[0] for each in parts])
+        y = None if parts[0][1] is None else np.concatenate([each[1] for each in parts])
+        if not len(x):
+            raise DataError(Issue("there are no rows to learn from", "look at them with --to; `split` names the part"))
+        if classes is not None and len(classes) < 2:
+            raise DataError(
+                Issue(f"the target has one class only: {', '.join(map(repr, classes))}", "a classifier needs two")
+            )
+        estimator, wrong = self.chosen.made(), None
+        params = estimator.get_params()
+        if "n_jobs" in params and params["n_jobs"] is None:
+            estimator.set_params(n_jobs=-1)
+        try:
+            self.fit(estimator, x, y)
+        except (ValueError, TypeError, np.linalg.LinAlgError) as error:
+            wrong = failed(self.chosen.short, error)
+        except Exception as error:
+            if type(error).__module__.split(".")[0] not in ("xgboost", "lightgbm", "sklearn"):
+                raise
+            wrong = failed(self.chosen.short, error)
+        if wrong is not None:
+            raise wrong
+        if "n_jobs" in params:
+            estimator.set_params(n_jobs=params["n_jobs"])
+        return Fitted(estimator, len(x))
+
+    def fit(self, estimator: Any, x: Any, y: Any) -> None:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import joblib
+
+            how: dict[str, Any] = {"backend": "threading"}
+            if self.chosen.name.startswith("sklearn.") and "n_jobs" in estimator.get_params() and _on_a_cluster():
+                from distributed import get_client
+
+                how = {"backend": "dask", "client": get_client()}  # the worker takes other tasks meanwhile
+            with joblib.parallel_config(**how):
+                estimator.fit(x) if y is None else estimator.fit(x, y)
+
+
+def _on_a_cluster() -> bool:
+    import sys
+
+    if "distributed" not in sys.modules:
+        return False
+    from distributed import get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True

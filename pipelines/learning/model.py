@@ -1,0 +1,213 @@
+"""A trained model as a value: what it predicts of which columns, and its file."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+import polars as pl
+
+from pipelines.errors import Issue, MachineError
+from pipelines.learning.blocks import complete, matrix, one_thread
+from pipelines.learning.features import Transform, from_plain
+from pipelines.types import Schema, dtype_name, parse_dtype
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted estimator, with the features before it and the classes behind it."""
+
+    estimator: Any
+    task: str
+    inputs: Schema
+    """The columns it needs."""
+    columns: tuple[str, ...]
+    """Of the matrix, where there are no features."""
+    features: Transform | None
+    target: str | None
+    target_type: str | None
+    classes: tuple[Any, ...] | None
+    takes_missing: bool
+    about: Mapping[str, Any]
+    """estimator, params, how, identity, versions, rows, iterations, converged."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    kind: ClassVar[str] = "model"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the features."""
+        return self.features.names if self.features else self.columns
+
+    def matrix(self, frame: pl.DataFrame) -> Any:
+        one_thread()
+        short = str(self.about["estimator"]).rpartition(".")[2]
+        x = matrix(
+            frame,
+            self.features,
+            self.columns,
+            "float32" if self.about["estimator"].startswith("xgboost.") else "float64",
+        )
+        if not self.takes_missing:
+            complete(x, self.names, short)
+        return x
+
+    def labels(self, x: Any) -> Any:
+        """Class numbers, numbers or clusters, of each row."""
+        return self._alone(self.estimator.predict, x)
+
+    def chances(self, x: Any) -> Any | None:
+        """Shape (rows, classes); None where the estimator tells none."""
+        if self.task != "classification" or not hasattr(self.estimator, "predict_proba"):
+            return None
+        return self._alone(self.estimator.predict_proba, x)
+
+    def _alone(self, method: Any, x: Any) -> Any:
+        if not len(x):
+            return np.empty((0, len(self.classes or ())) if method.__name__ == "predict_proba" else 0)
+        import joblib
+
+        with joblib.parallel_config(backend="sequential"):  # a forest's threads add up its trees in any order
+            return method(x)
+
+    def importance(self) -> dict[str, float]:
+        """Feature: its weight in the estimator, where that tells any: impurity, gain, or the size of its coefficient."""
+        found: Any = getattr(self.estimator, "feature_importances_", None)
+        weights: Any = getattr(self.estimator, "coef_", None)
+        if found is None and weights is not None:
+            found = np.abs(np.atleast_2d(weights)).mean(axis=0)
+        if found is None or len(np.ravel(found)) != len(self.names):
+            return {}
+        return dict(zip(self.names, map(float, np.ravel(found)), strict=True))
+
+    def shown(self) -> pl.DataFrame:
+        rows = [
+            ("estimator", str(self.about["estimator"])),
+            ("how", str(self.about["how"])),
+            ("rows", f"{self.about['rows']:,}"),
+        ]
+        if self.about.get("iterations"):
+            rows.append(
+                (
+                    "iterations",
+                    f"{self.about['iterations']}{'' if self.about['converged'] else ', not converged: raise max_iter'}",
+                )
+            )
+        rows.append(("features", f"{len(self.names)}"))
+        if self.classes is not None:
+            rows.append(("classes", ", ".join(map(str, self.classes))))
+        coefficients = getattr(self.estimator, "coef_", None)
+        if coefficients is not None and np.ravel(coefficients).size == len(self.names):
+            rows += [(name, f"{value:.6g}") for name, value in zip(self.names, np.ravel(coefficients), strict=True)]
+            rows.append(("intercept", f"{float(np.ravel(self.estimator.intercept_)[0]):.6g}"))
+        else:
+            rows += [
+                (name, f"{value:.6g}") for name, value in sorted(self.importance().items(), key=lambda pair: -pair[1])
+            ]
+        return pl.DataFrame(rows, schema={"model": pl.String, "value": pl.String}, orient="row")
+
+    def manifest(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "task": self.task,
+            "inputs": {name: dtype_name(dtype) for name, dtype in self.inputs.items()},
+            "columns": list(self.columns),
+            "target": self.target,
+            "target_type": self.target_type,
+            "classes": None if self.classes is None else list(self.classes),
+            "takes_missing": self.takes_missing,
+            "about": dict(self.about),
+            "metrics": dict(self.metrics),
+            "features": None if self.features is None else self.features.plain(),
+        }
+
+    def saved(self) -> bytes:
+        """The file: a zip of the manifest, and the estimator in skops' or the library's own format."""
+        parts = {"manifest.json": json.dumps(self.manifest(), indent=2, default=str).encode()}
+        if self.about["estimator"].startswith("xgboost."):
+            parts["estimator.ubj"] = bytes(self.estimator.get_booster().save_raw("ubj"))
+        else:
+            from skops.io import dumps
+
+            parts["estimator.skops"] = dumps(self.estimator)
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as file:
+            for name, content in parts.items():
+                file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+        return out.getvalue()
+
+
+def read_manifest(path: Path | BinaryIO) -> dict[str, Any]:
+    """What a model's file says of it. Raises ValueError where it is none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            found: dict[str, Any] = json.loads(file.read("manifest.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        raise ValueError(f"{path} is no model that `save_model` wrote") from None
+    if found.get("format") != FORMAT:
+        raise ValueError(f"{path} has the format {found.get('format')}, this version reads {FORMAT}")
+    return found
+
+
+def load(path: str | BinaryIO) -> Trained:
+    """The model in a file. Nothing in it is executed: skops refuses types that are not an estimator's usual ones."""
+    manifest = read_manifest(Path(path) if isinstance(path, str) else path)
+    about = manifest["about"]
+    with zipfile.ZipFile(path) as file:
+        if "estimator.ubj" in file.namelist():
+            import xgboost
+
+            booster = xgboost.Booster()
+            booster.load_model(bytearray(file.read("estimator.ubj")))
+            estimator = getattr(xgboost, about["estimator"].rpartition(".")[2])()
+            estimator.load_model(bytearray(file.read("estimator.ubj")))
+        else:
+            import skops.io
+
+            content = file.read("estimator.skops")
+            strange = [each for each in skops.io.get_untrusted_types(data=content) if not _usual(each)]
+            if strange:
+                raise MachineError(
+                    Issue(f"{path} holds {', '.join(strange)}, which is not trusted", "train and save the model anew")
+                )
+            estimator = skops.io.loads(content, trusted=skops.io.get_untrusted_types(data=content))
+    inputs = {name: dtype for name, text in manifest["inputs"].items() if (dtype := parse_dtype(text)) is not None}
+    return Trained(
+        estimator, manifest["task"], inputs, tuple(manifest["columns"]),
+        None if manifest["features"] is None else from_plain(manifest["features"]),
+        manifest["target"], manifest["target_type"], None if manifest["classes"] is None else tuple(manifest["classes"]),
+        manifest["takes_missing"], about, manifest["metrics"],
+    )  # fmt: skip
+
+
+def _usual(name: str) -> bool:
+    return name.split(".", maxsplit=1)[0] in ("sklearn", "numpy", "scipy") and ".utils." not in name
+
+
+def predicted(model: Trained, frame: pl.DataFrame, column: str, chance: str | None, dtype: pl.DataType) -> pl.DataFrame:
+    """The frame with the prediction, and with the chance of the second of two classes, or of the predicted one of more."""
+    x = model.matrix(frame)
+    labels = model.labels(x)
+    if model.classes is None:
+        values = pl.Series(column, np.asarray(labels).ravel()).cast(dtype)
+    else:
+        known = pl.Series(list(model.classes), dtype=dtype)
+        values = known.gather(pl.Series(np.asarray(labels, dtype="int64"))).alias(column)
+    found = [values]
+    if chance is not None:
+        chances = model.chances(x)
+        assert chances is not None
+        best = chances[:, 1] if chances.shape[1] == 2 else chances.max(axis=1) if len(chances) else np.empty(0)
+        found.append(pl.Series(chance, np.asarray(best, dtype="float64")))
+    return frame.with_columns(found)
+
+
+def told(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from pipelines.arrays import OnArrays, plan
+from pipelines.errors import did_you_mean
+from pipelines.steps.base import Context, Problems, Step
+from pipelines.types import Schema
+from pipelines.values import Array
+from pipelines.work import Work
+
+FUNCTIONS = (
+    "abs", "arccos", "arcsin", "arctan", "arctan2", "argmax", "argmin", "clip", "concatenate", "cos", "cosh", "cumprod", "cumsum",
+    "diff", "exp", "expm1", "floor", "ceil", "isfinite", "isnan", "log", "log10", "log1p", "log2", "max", "maximum", "mean", "min",
+    "minimum", "prod", "round", "sign", "sin", "sinh", "sqrt", "stack", "std", "sum", "tan", "tanh", "tensordot", "transpose",
+    "var", "where",
+)  # fmt: skip
+"""NumPy's, by NumPy's names; Dask has each of them."""
+
+
+def _product(one: Any, other: Any) -> Any:
+    """a @ b. A small b is given to every chunk of a: Dask's own product cuts and multiplies it chunk by chunk."""
+    if isinstance(other, np.ndarray) and hasattr(one, "map_blocks") and one.ndim == 2 and len(one.chunks[1]) == 1:
+        if one.shape[1] != other.shape[0]:
+            raise ValueError(f"shapes {one.shape} and {other.shape} do not fit @")
+        return one.map_blocks(_weighted, other, drop_axis=[1] if other.ndim == 1 else None, chunks=None if other.ndim == 1 else (one.chunks[0], (other.shape[1],)), dtype=np.result_type(one.dtype, other.dtype))  # fmt: skip
+    return one @ other
+
+
+def _weighted(block: Any, weights: Any) -> Any:
+    """Column by column: the same bits whatever BLAS does with its threads."""
+    if weights.ndim == 2:
+        return np.stack([_weighted(block, column) for column in weights.T], axis=1)
+    total = block[:, 0] * weights[0]
+    for j in range(1, len(weights)):
+        total += block[:, j] * weights[j]
+    return total
+
+
+_OPERATORS: Mapping[type, Callable[..., Any]] = {
+    ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b,
+    ast.Pow: lambda a, b: a**b, ast.MatMult: _product, ast.Mod: lambda a, b: a % b,
+    ast.FloorDiv: lambda a, b: a // b, ast.BitAnd: lambda a, b: a & b, ast.BitOr: lambda a, b: a | b,
+    ast.Lt: lambda a, b: a < b, ast.LtE: lambda a, b: a <= b, ast.Gt: lambda a, b: a > b, ast.GtE: lambda a, b: a >= b,
+    ast.Eq: lambda a, b: a == b, ast.NotEq: lambda a, b: a != b,
+    ast.USub: lambda a: -a, ast.UAdd: lambda a: +a, ast.Invert: lambda a: ~a,
+}  # fmt: skip
+
+
+class ExpressionError(Exception):
+    """What is wrong, what to do, and where in the text."""
+
+    def __init__(self, message: str, remedy: str, offset: int | None) -> None:
+        super().__init__(message)
+        self.message, self.remedy, self.offset = message, remedy, offset
+
+
+def parsed(text: str) -> ast.expr:
+    """Raises ExpressionError."""
+    try:
+        return ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise ExpressionError(f"this is no expression: {error.msg}", "write it as in NumPy: log(a) @ [0.5, 0.5]", (error.offset or 1) - 1) from None  # fmt: skip
+
+
+def names(tree: ast.AST) -> dict[str, int]:
+    """Name: where it stands first."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
+    return {node.id: node.col_offset for node in reversed(found)}
+
+
+def evaluate(node: ast.expr, arrays: Mapping[str, Any]) -> Any:
+    """The expression over Dask arrays. Raises ExpressionError."""
+
+    def of(child: ast.expr) -> Any:
+        return evaluate(child, arrays)
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _evaluated(node, arrays, of)
+    except (ValueError, TypeError, IndexError, NotImplementedError, AttributeError, KeyError) as error:
+        said = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ExpressionError(f"this does not fit: {said}", "look at the arrays' shapes with `pipelines plan`", node.col_offset) from None  # fmt: skip
+
+
+def _evaluated(node: ast.expr, arrays: Mapping[str, Any], of: Callable[[ast.expr], Any]) -> Any:
+    import dask.array as da
+
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in arrays:
+        return arrays[node.id]
+    if isinstance(node, ast.Name) and node.id == "pi":
+        return np.pi
+    if isinstance(node, ast.List | ast.Tuple):
+        items = [of(item) for item in node.elts]
+        return items if any(hasattr(item, "dask") for item in items) else np.array(items)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](of(node.left), of(node.right))
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](of(node.operand))
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OPERATORS:
+        return _OPERATORS[type(node.ops[0])](of(node.left), of(node.comparators[0]))
+    if isinstance(node, ast.Subscript):
+        return of(node.value)[_index(node.slice)]
+    if isinstance(node, ast.Attribute) and node.attr == "T":
+        return of(node.value).T
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        name = node.func.id
+        if name not in FUNCTIONS:
+            raise ExpressionError(f"unknown function {name!r}", did_you_mean(name, FUNCTIONS), node.col_offset)
+        options = {each.arg: ast.literal_eval(each.value) for each in node.keywords if each.arg}
+        return getattr(da, name)(*map(of, node.args), **options)
+    raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here", "names of arrays, numbers, lists, + - * / ** @, comparisons, indexes and functions of NumPy can", node.col_offset)  # fmt: skip
+
+
+def _index(node: ast.expr) -> Any:
+    if isinstance(node, ast.Tuple):
+        return tuple(_index(item) for item in node.elts)
+    if isinstance(node, ast.Slice):
+        return slice(
+            *(None if each is None else ast.literal_eval(each) for each in (node.lower, node.upper, node.step))
+        )
+    return ast.literal_eval(node)
+
+
+@dataclass(frozen=True)
+class Expression(OnArrays):
+    text: str
+    names: tuple[str, ...]
+
+    def build(self, arrays: Sequence[Any]) -> Any:
+        import dask.array as da
+
+        return da.asarray(evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True))))
+
+
+class ArrayStep(Step):
+    """Compute an array from arrays: an expression in NumPy's terms over the names of the steps in `from`.
+
+    Operators are + - * / // % ** @, comparisons and & | ~; indexes are numbers and slices (`x[:, 0]`); lists are constants
+    (`prices @ [100, 50]`); functions are NumPy's, with `axis=` where they have it: `log(x)`, `maximum(a, b)`, `mean(x, axis=0)`.
+    Shapes are checked before anything runs.
+    """
+
+    kind = "array"
+    takes = (("array",),)
+    several = True
+    fewest = 1
+    gives = "array"
+    shorthand = "expression"
+    example: ClassVar[str] = "array: log(prices[:, 0])"
+
+    expression: str = Field(min_length=1, description="In NumPy's terms.")
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
+        given = tuple(name for name, _ in context.inputs)
+        values = tuple(value for value in context.values if isinstance(value, Array))
+        try:
+            for name, offset in names(parsed(self.expression)).items():
+                if name not in given and name != "pi":
+                    near = did_you_mean(name, given)
+                    remedy = near if near.startswith("did") else f"add it to `from: [{', '.join((*given, name))}]`"
+                    raise ExpressionError(f"unknown array {name!r}", remedy, offset)
+            work = Expression(Array((), ""), {}, values, self.expression, given)
+            gives = plan(work.build, values)
+        except ExpressionError as error:
+            problems.add(("expression",), error.message, error.remedy, error.offset)
+            return None
+        return Expression(gives, {}, values, self.expression, given)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"expression": ast.unparse(parsed(self.expression)), "numpy": np.__version__}

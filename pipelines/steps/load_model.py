@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from pipelines.steps.base import Context, Problems, Step
+from pipelines.types import Schema, parse_dtype
+from pipelines.values import Model
+from pipelines.work import Builder, Ref, Work
+
+
+@dataclass(frozen=True)
+class Loading(Work):
+    path: str
+    digest: str
+
+    @property
+    def identity(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.digest,)
+
+    def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
+        from pipelines.learning.model import load
+
+        return [builder.task("", (0,), load, self.path)]
+
+
+class LoadModel(Step):
+    """Load a model that `save_model` wrote. Its input columns are checked against the table's when the plan is made.
+
+    Nothing in the file is executed: of an estimator in skops' format types other than scikit-learn's, NumPy's and SciPy's are refused.
+    """
+
+    kind = "load_model"
+    role = "source"
+    takes = ()
+    gives = "model"
+    shorthand = "path"
+    example: ClassVar[str] = "load_model: models/direction.model"
+
+    path: str = Field(min_length=1, description="The file, relative to the project.")
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
+        from pipelines.learning.model import read_manifest
+
+        path = Path(context.root / self.path)
+        try:
+            found, digest = read_manifest(path), hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        except FileNotFoundError:
+            problems.add(
+                ("path",),
+                f"there is no file {self.path}",
+                f"it is looked for in {context.root}; `save_model` writes it",
+            )
+            return None
+        except (OSError, ValueError) as error:
+            problems.add(("path",), str(error).replace(str(path), self.path), "name a file that `save_model` wrote")
+            return None
+        inputs = {name: dtype for name, text in found["inputs"].items() if (dtype := parse_dtype(text)) is not None}
+        about = found["about"]
+        gives = Model(found["task"], inputs, found["target"], found["target_type"], about["estimator"], about["how"])
+        return Loading(gives, {}, str(path), digest)

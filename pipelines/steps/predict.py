@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import polars as pl
+from pydantic import Field
+
+from pipelines.errors import did_you_mean
+from pipelines.steps.base import Context, Problems, Step
+from pipelines.types import Schema, dtype_name, parse_dtype
+from pipelines.values import Model, Value
+from pipelines.work import Builder, Ref, Work
+
+
+def fits(model: Model, schema: Schema, problems: Problems) -> None:
+    """Issues where the table lacks what the model was trained on."""
+    for name, dtype in model.inputs.items():
+        if name not in schema:
+            problems.add(
+                (),
+                f"the model needs the column {name!r} ({dtype_name(dtype)}), and the table has none",
+                did_you_mean(name, schema),
+            )
+        elif schema[name] != dtype and not (schema[name].is_numeric() and dtype.is_numeric()):
+            problems.add(
+                (),
+                f"the model was trained on {name!r} as {dtype_name(dtype)}, here it is {dtype_name(schema[name])}",
+                "cast it with `derive`",
+            )
+
+
+def target_type(model: Model) -> pl.DataType:
+    if model.task == "clustering":
+        return pl.Int64()
+    found = parse_dtype(model.target_type or "") if model.task == "classification" else pl.Float64()
+    return found if found is not None else pl.String()
+
+
+@dataclass(frozen=True)
+class Predicting(Work):
+    model: Model
+    column: str
+    chance: str | None
+
+    def reads_of(self, index: int, wanted: frozenset[str]) -> frozenset[str]:
+        return (wanted - {self.column, self.chance}) | frozenset(self.model.inputs) if index == 0 else frozenset()
+
+    def prune(self, wanted: frozenset[str]) -> Predicting:
+        return replace(self, schema={name: t for name, t in self.schema.items() if name in wanted})
+
+    def count(self, inputs: Sequence[int]) -> int:
+        return inputs[0]
+
+    def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
+        chance = self.chance if self.chance in self.schema else None
+        predict = Predict(self.column, chance, target_type(self.model), tuple(self.schema))
+        return [builder.task("", (i,), predict, each, inputs[1][0]) for i, each in enumerate(inputs[0])]
+
+
+@dataclass(frozen=True)
+class Predict:
+    column: str
+    chance: str | None
+    dtype: pl.DataType
+    wanted: tuple[str, ...]
+
+    def __call__(self, frame: pl.DataFrame, model: Any) -> pl.DataFrame:
+        from pipelines.learning.model import predicted
+
+        return predicted(model, frame, self.column, self.chance, self.dtype).select(self.wanted)
+
+
+class PredictStep(Step):
+    """Predict with a model, partition by partition: adds a column with the prediction, a label, a number or a cluster's number.
+
+    It takes a table and a model: `from: [prices, model]`. The table needs the columns that the model was trained on, and nothing of its target.
+    """
+
+    kind = "predict"
+    takes = (("table",), ("model",))
+    example: ClassVar[str] = "predict: {column: forecast, probability: chance}"
+
+    column: str = Field("prediction", min_length=1, description="The name of the new column.")
+    probability: str | None = Field(
+        None,
+        min_length=1,
+        description="The name of a column for its probability: of two classes that of the second (in order), else that of the predicted one.",
+    )
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
+        model = context.values[1]
+        assert isinstance(model, Model)
+        fits(model, schema, problems)
+        added = {self.column: target_type(model)}
+        if self.probability is not None:
+            added[self.probability] = pl.Float64()
+            if model.task != "classification":
+                problems.add(
+                    ("probability",), f"{model.estimator} predicts no classes: it has no probabilities", "remove it"
+                )
+            elif not has_chances(model):
+                problems.add(
+                    ("probability",),
+                    f"{model.estimator} tells no probabilities",
+                    "remove it, or take another estimator",
+                )
+        for name in added:
+            if name in schema:
+                problems.add(
+                    ("column",) if name == self.column else ("probability",),
+                    f"the table has a column {name!r} already",
+                    "choose another name",
+                )
+        if problems.issues:
+            return None
+        return Predicting(Value(), {**schema, **added}, model, self.column, self.probability)
+
+
+def has_chances(model: Model) -> bool:
+    from pipelines.learning.estimators import EstimatorError, estimator_class
+
+    try:
+        return hasattr(estimator_class(model.estimator), "predict_proba") or model.estimator.endswith("SVC")
+    except EstimatorError:
+        return True

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.code import Function
+from pipelines.errors import DataError, Issue
+from pipelines.steps.base import Context, Problems, Step
+from pipelines.types import Schema
+from pipelines.values import Array
+from pipelines.work import Builder, Ref, Work
+
+STREAM = 16_384
+"""Paths of one random stream; a chunk is made of several."""
+
+
+@dataclass(frozen=True)
+class Brownian:
+    """Geometric Brownian motion, exact at each step: S(t + dt) = S(t) * exp((mu - sigma^2 / 2) dt + sigma sqrt(dt) Z)
+    (Glasserman, Monte Carlo Methods in Financial Engineering, 2003, section 3.2.3)."""
+
+    start: tuple[float, ...]
+    drift: tuple[float, ...]
+    """A year, of each asset."""
+    volatility: tuple[float, ...]
+    root: tuple[tuple[float, ...], ...] | None
+    """Cholesky's, of the correlation; None where assets move by themselves."""
+    years: float
+    steps: int
+    all: bool
+    """Whether to keep the prices at each step, not only at the end."""
+
+    def __call__(self, rng: np.random.Generator, paths: int) -> Any:
+        start, drift, sigma = (np.array(each) for each in (self.start, self.drift, self.volatility))
+        dt, assets = self.years / self.steps, len(self.start)
+        root = None if self.root is None else np.array(self.root).T
+        way, total = [np.zeros((paths, assets))], np.zeros((paths, assets))
+        for _ in range(self.steps):
+            z = rng.standard_normal((paths, assets))
+            if root is not None:  # column by column: the same bits whatever BLAS does
+                z = np.stack([(z[:, : j + 1] * root[: j + 1, j]).sum(axis=1) for j in range(assets)], axis=1)
+            z *= sigma * np.sqrt(dt)
+            z += (drift - sigma**2 / 2) * dt
+            total += z
+            if self.all:
+                way.append(total.copy())
+        if self.all:
+            return start * np.exp(np.stack(way, axis=1))
+        np.exp(total, out=total)
+        total *= start
+        return total
+
+
+@dataclass(frozen=True)
+class Called:
+    """A function of the user's."""
+
+    function: Function
+    arguments: Mapping[str, Any]
+
+    def __call__(self, rng: np.random.Generator, paths: int) -> Any:
+        function, failed = self.function.load(), ""
+        try:
+            return function(rng, paths, **self.arguments)
+        except (Exception, SystemExit) as error:
+            failed = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        raise DataError(Issue(f"{self.function} failed: {failed}", "mend the function"))
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Some streams of paths, one after another; stream i is seeded by (seed, i), whoever makes it, and together with whatever others."""
+
+    make: Brownian | Called
+    seed: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __call__(self, first: int, paths: int) -> Any:
+        block = np.empty((paths, *self.shape), dtype=self.dtype)
+        for at in range(0, paths, STREAM):
+            size = min(STREAM, paths - at)
+            rng = np.random.Generator(
+                np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(first + at // STREAM,)))
+            )
+            made = np.asarray(self.make(rng, size))
+            if made.shape != (size, *self.shape):
+                wanted = (size, *self.shape)
+                raise DataError(
+                    Issue(
+                        f"simulate got an array of shape {made.shape}, not {wanted}",
+                        "make `shape` and the function agree",
+                    )
+                )
+            block[at : at + size] = made
+        return block
+
+
+@dataclass(frozen=True)
+class Simulated(Work):
+    streams: Streams
+    paths: tuple[int, ...]
+    """Of each chunk; all but the last are whole streams."""
+
+    @property
+    def functions(self) -> tuple[Function, ...]:  # type: ignore[override]
+        return (self.streams.make.function,) if isinstance(self.streams.make, Called) else ()
+
+    def count(self, inputs: Sequence[int]) -> int:
+        return len(self.paths)
+
+    def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
+        rest, found, at = (0,) * len(self.streams.shape), list[Ref](), 0
+        for i, size in enumerate(self.paths):
+            found.append(builder.task("", (i, *rest), self.streams, at // STREAM, size))
+            at += size
+        return found
+
+
+class Asset(BaseModel):
+    """One asset of a simulation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    start: float = Field(1.0, gt=0, description="The price at the beginning.")
+    drift: float = Field(0.0, description="Expected growth a year: 0.05 is 5 % (continuous).")
+    volatility: float = Field(ge=0, description="Standard deviation of a year's log return.")
+
+
+class Simulate(Step):
+    """Simulate random paths, as an array: geometric Brownian motion of correlated assets, or what a function makes of a generator.
+
+    Prices at the end have the shape (paths, assets), with `keep: all` those at each step (paths, steps + 1, assets). A function
+    is called as `function(rng, paths, **arguments)` and returns an array of shape (paths, *shape).
+
+    The same numbers on every executor and for every `chunk`: each 16,384 paths have a random stream of their own.
+    """
+
+    kind = "simulate"
+    role = "source"
+    takes = ()
+    gives = "array"
+    example: ClassVar[str] = (
+        "simulate: {paths: 100000, assets: {NVDA: {start: 100, drift: 0.05, volatility: 0.4}}, years: 1}"
+    )
+
+    paths: int = Field(ge=1, description="How many.")
+    assets: dict[str, Asset] | None = Field(
+        None, min_length=1, description="Name: {start, drift, volatility}, a year's."
+    )
+    correlation: list[list[float]] | None = Field(
+        None, description="Of the assets' log returns, as a matrix. Default: none."
+    )
+    years: float = Field(1.0, gt=0, description="How long: ten days of trading are 10 / 252 = 0.0397.")
+    steps: int = Field(1, ge=1, description="Into how many equal steps that is cut.")
+    keep: Literal["last", "all"] = Field("last", description="last: the prices at the end. all: at each step.")
+    function: str | None = Field(
+        None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Instead of `assets`: `module:function`."
+    )
+    arguments: dict[str, Any] = Field({}, description="Further keyword arguments of the function.")
+    shape: list[int] = Field([], description="Of what the function makes for one path; []: one number.")
+    dtype: Literal["float64", "float32"] = Field("float64", description="Of the array.")
+    seed: int = Field(0, ge=0, description="Another seed gives other paths.")
+    chunk: int | None = Field(
+        None, ge=1, description="Paths in a chunk, rounded up to whole streams. Default: about 32 MB."
+    )
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
+        make: Brownian | Called | None = None
+        shape: tuple[int, ...] = ()
+        if (self.assets is None) == (self.function is None):
+            problems.add((), "say what to simulate: either `assets` or `function`", f"for example `{self.example}`")
+        elif self.assets is not None:
+            make, shape = self._brownian(problems), (len(self.assets),)
+            shape = (self.steps + 1, *shape) if self.keep == "all" else shape
+        else:
+            assert self.function is not None
+            found = problems.function(("function",), self.function, context)
+            shape = tuple(self.shape)
+            if found:
+                self._arguments(found[1], problems)
+                make = Called(found[0], self.arguments)
+            if any(n < 1 for n in shape):
+                problems.add(("shape",), "a dimension has at least length 1", "shape: [3]")
+        if problems.issues or make is None:
+            return None
+        width = int(np.prod(shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        wanted = self.chunk or max(1, (32 << 20) // width)
+        size = min(-(-wanted // STREAM) * STREAM, self.paths)
+        sizes = (size,) * (self.paths // size) + ((self.paths % size,) if self.paths % size else ())
+        gives = Array((sizes, *((n,) for n in shape)), self.dtype)
+        return Simulated(gives, {}, Streams(make, self.seed, shape, self.dtype), sizes)
+
+    def _brownian(self, problems: Problems) -> Brownian | None:
+        assets = list((self.assets or {}).values())
+        root = None
+        if self.correlation is not None:
+            names = ", ".join(self.assets or {})
+            if any(len(row) != len(assets) for row in self.correlation) or len(self.correlation) != len(assets):
+                problems.add(
+                    ("correlation",),
+                    f"it is not {len(assets)} x {len(assets)}",
+                    f"a row and a column for each of {names}",
+                )
+                return None
+            matrix = np.array(self.correlation)
+            if not (np.array_equal(matrix, matrix.T) and np.all(np.diag(matrix) == 1)):
+                problems.add(
+                    ("correlation",), "it is not symmetric with ones on its diagonal", "1 of each asset with itself"
+                )
+                return None
+            try:
+                root = tuple(map(tuple, np.linalg.cholesky(matrix).tolist()))
+            except np.linalg.LinAlgError:
+                problems.add(
+                    ("correlation",),
+                    "no assets can be correlated like this: it is not positive definite",
+                    "make the correlations smaller",
+                )
+                return None
+        start, drift, volatility = (
+            tuple(getattr(each, name) for each in assets) for name in ("start", "drift", "volatility")
+        )
+        return Brownian(start, drift, volatility, root, self.years, self.steps, self.keep == "all")
+
+    def _arguments(self, function: Callable[..., Any], problems: Problems) -> None:
+        try:
+            inspect.signature(function).bind(None, 1, **self.arguments)
+        except TypeError as error:
+            where = ("arguments",) if self.arguments else ("function",)
+            problems.add(
+                where,
+                f"{self.function}{inspect.signature(function)}: {error}",
+                "it is called with a generator and the number of paths, the others come from `arguments`",
+            )
+        except ValueError:  # some functions written in C tell none
+            return
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**self.model_dump(mode="json", exclude={"chunk"}), "numpy": np.__version__}

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import ClassVar
+
+import polars as pl
+from pydantic import Field
+
+from pipelines.learning import PART
+from pipelines.steps.base import Columns, Context, Operation, Problems, Step, Texts
+from pipelines.types import Schema, dtype_name
+
+PARTS = pl.Enum(["train", "validation", "test"])
+
+
+@dataclass(frozen=True)
+class Parted(Operation):
+    needs: tuple[str, ...]
+    tests: tuple[tuple[str, pl.Expr], ...]
+    """(part, which rows), the first that holds; others are for training."""
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        part = pl.lit("train")
+        for name, test in reversed(self.tests):
+            part = pl.when(test).then(pl.lit(name)).otherwise(part)
+        return frame.with_columns(part.cast(PARTS).alias(PART))
+
+    def passes(self, columns: Columns) -> bool:
+        return PART not in columns
+
+    def tests_early(self, columns: Columns) -> tuple[int, ...]:
+        return (0,) if self.passes(columns) else ()
+
+    def reads(self, wanted: Columns) -> Columns:
+        return (wanted - {PART}) | (frozenset(self.needs) if PART in wanted else frozenset())
+
+    def prune(self, wanted: Columns) -> Operation:
+        return self if PART in wanted else Parted(self.schema, (), ())
+
+
+class Split(Step):
+    """Split a table into parts for training, testing and perhaps validation: each row gets its part in a new column `part`.
+
+    Steps that learn take the rows of the part `train` alone, `evaluate` those of `test`, by themselves.
+
+    By fraction, a row's part is decided by a hash of its values in `by`: rows with equal values there (an owner's, a day's) come into
+    the same part, and a row keeps its part wherever and in how many partitions it runs. With `time`, rows from `test_from` on
+    are for testing: nothing is learnt from what comes later.
+    """
+
+    kind = "split"
+    example: ClassVar[str] = "split: {time: Date, test_from: '2010-01-01'}"
+
+    test: float | None = Field(
+        None, gt=0, lt=1, description="About this part of the rows is for testing: 0.2 is a fifth."
+    )
+    validation: float = Field(0.0, ge=0, lt=1, description="About this part is for validation.")
+    by: Texts | None = Field(
+        None, min_length=1, description="The columns that decide, as an order's number or a group. Default: all."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Another seed chooses other rows.")
+    time: str | None = Field(None, description="Instead of `test`: the column with the time.")
+    test_from: str | int | float | None = Field(None, description="With `time`: where the part for testing begins.")
+    validation_from: str | int | float | None = Field(
+        None, description="With `time`: where the part for validation begins."
+    )
+
+    def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
+        if PART in schema:
+            problems.add((), f"the table has a column {PART!r} already", "drop or rename it before")
+        if (self.test is None) == (self.time is None):
+            problems.add((), "say how to split: either `test` or `time`", "for example `split: {test: 0.2}`")
+            return None
+        tests = list[tuple[str, pl.Expr]]()
+        if self.time is not None:
+            needs: tuple[str, ...] = (self.time,)
+            if self.test_from is None:
+                problems.add((), "`test_from` is missing", "test_from: 2010-01-01")
+            if problems.column(("time",), self.time, schema):
+                for option, part in (("test_from", "test"), ("validation_from", "validation")):
+                    if (text := getattr(self, option)) is not None and (
+                        at := self._at(option, text, schema[self.time], problems)
+                    ) is not None:
+                        tests.append((part, pl.col(self.time) >= pl.lit(at, dtype=schema[self.time])))
+        else:
+            assert self.test is not None
+            for i, name in enumerate(self.by or []):
+                if problems.column(("by", i), name, schema) and schema[name].is_nested():
+                    problems.add(("by", i), f"{dtype_name(schema[name])} cannot decide", "choose another column")
+            needs = tuple(self.by or (name for name, dtype in schema.items() if not dtype.is_nested()))
+            if self.test + self.validation >= 1:
+                problems.add(("validation",), "nothing is left for training", "make `test` and `validation` smaller")
+            if not problems.issues:
+                hashed = pl.struct(needs).hash(self.seed)
+                tests.append(("test", hashed < pl.lit(int(self.test * 2**64), pl.UInt64)))
+                tests.append(
+                    (
+                        "validation",
+                        hashed < pl.lit(min(2**64 - 1, int((self.test + self.validation) * 2**64)), pl.UInt64),
+                    )
+                )
+        if problems.issues:
+            return None
+        return Parted({**schema, PART: PARTS}, needs, tuple(tests))
+
+    def _at(self, option: str, given: str | int | float, dtype: pl.DataType, problems: Problems) -> object:
+        try:
+            if isinstance(dtype, pl.Date):
+                return datetime.date.fromisoformat(str(given))
+            if isinstance(dtype, pl.Datetime):
+                return datetime.datetime.fromisoformat(str(given))
+            if dtype.is_numeric():
+                return float(given)
+        except ValueError:
+            problems.add((option,), f"{given!r} is no {dtype_name(dtype)}", "write it as 2010-01-01")
+            return None
+        problems.add(
+            ("time",), f"{self.time!r} is {dtype_name(dtype)}, not a time", "choose a date, a time or a number"
+        )
+        return None

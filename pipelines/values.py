@@ -1,0 +1,100 @@
+"""What steps pass to one another beside tables: arrays, fitted features, models and metrics, as the plan knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pipelines.types import Schema, dtype_name
+
+Kind = Literal["table", "array", "features", "model", "metrics", "nothing"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a step gives."""
+
+    kind: ClassVar[Kind] = "table"
+
+    def __str__(self) -> str:
+        return f"a {self.kind}"
+
+
+@dataclass(frozen=True)
+class Array(Value):
+    """Chunks as Dask has them: of each dimension the lengths. An array made of a table has ((None,), (columns,)): how many rows
+    and chunks there are is known when it is cut into partitions."""
+
+    kind: ClassVar[Kind] = "array"
+    chunks: tuple[tuple[int | None, ...], ...]
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        return tuple(None if None in each else sum(n or 0 for n in each) for each in self.chunks)
+
+    @property
+    def blocks(self) -> int:
+        count = 1
+        for each in self.chunks:
+            count *= len(each)
+        return count
+
+    def __str__(self) -> str:
+        shape = " x ".join("?" if n is None else f"{n:,}" for n in self.shape) or "one number"
+        blocks = "a chunk a partition" if None in self.shape else f"{self.blocks:,} chunk{'s' * (self.blocks != 1)}"
+        return f"an array of {shape} {self.dtype}, {blocks}"
+
+
+@dataclass(frozen=True)
+class Features(Value):
+    """Fitted features: which columns of which types they are made of."""
+
+    kind: ClassVar[Kind] = "features"
+    inputs: Schema
+    fit: object
+    """How they are fitted: who tries on folds fits them anew without each."""
+
+    def __str__(self) -> str:
+        return f"features of {', '.join(self.inputs)}"
+
+
+@dataclass(frozen=True)
+class Model(Value):
+    """A trained model: the columns it needs, what it is for, and what it predicts."""
+
+    kind: ClassVar[Kind] = "model"
+    task: Literal["classification", "regression", "clustering"]
+    inputs: Schema
+    target: str | None
+    target_type: str | None
+    estimator: str
+    how: str
+    """How it is trained, in plain words."""
+
+    def __str__(self) -> str:
+        of = f" of {self.target}" if self.target else ""
+        return f"a model: {self.task}{of} by {self.estimator}, {self.how}"
+
+
+@dataclass(frozen=True)
+class Metrics(Value):
+    """Named numbers."""
+
+    kind: ClassVar[Kind] = "metrics"
+
+    def __str__(self) -> str:
+        return "metrics"
+
+
+@dataclass(frozen=True)
+class Nothing(Value):
+    """Of a step that only writes."""
+
+    kind: ClassVar[Kind] = "nothing"
+
+
+def described(schema: Mapping[str, object]) -> dict[str, str]:
+    """Column: the name of its type."""
+    return {name: dtype_name(dtype) for name, dtype in schema.items()}  # type: ignore[arg-type]

@@ -1,0 +1,177 @@
+"""Arrays: kinds of values checked, shapes known in the plan, the same numbers everywhere, and NumPy's answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines import ConfigError, DataError, load
+from pipelines.pipeline import Pipeline
+from pipelines.run import Result
+from pipelines.values import Array
+
+Make = Callable[..., Pipeline]
+EXECUTORS = ("serial", "threads", "processes", "local")
+PATHS = "  paths: {simulate: {paths: 50000, assets: {a: {start: 100, drift: 0.05, volatility: 0.2}}, years: 0.5, seed: 3}}\n"
+MANY = """  paths:
+    simulate:
+      paths: 70000
+      assets: {a: {start: 100, drift: 0.05, volatility: 0.2}, b: {start: 50, volatility: 0.4}}
+      correlation: [[1, 0.6], [0.6, 1]]
+      steps: 3
+      seed: 3
+"""
+
+
+def issue(make: Make, steps: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        make(steps).plan()
+    return str(caught.value)
+
+
+def metrics(result: Result, step: str) -> dict[str, float]:
+    found: dict[str, float] = json.loads((result.folder / step / "metrics.json").read_text())["values"]
+    return found
+
+
+def test_a_wrong_kind_is_an_error_with_a_place(pipeline: Make) -> None:
+    said = issue(pipeline, PATHS + "  few: {from: paths, filter: x > 0}\n")
+    assert ":5:15: the step 'paths' gives an array, and `filter` takes a table" in said
+    assert "no step above gives a table" in issue(pipeline, PATHS + "  few: {filter: x > 0}\n")
+    assert "no step above gives an array" in issue(pipeline, "  STOCKS\n  risk: {reduce: {values: {m: mean}}}\n")
+
+
+def test_shapes_and_types_are_in_the_plan_and_wrong_ones_are_errors_there(pipeline: Make) -> None:
+    plan = pipeline(
+        MANY + "  logs: {array: 'log(paths[:, 0] / 100)'}\n  both: {from: paths, array: 'paths @ [1, 2]'}\n"
+    ).plan()
+    found = {name: node.gives for name, node in plan.nodes.items()}
+    assert found["paths"] == Array(((70000,), (2,)), "float64")
+    assert isinstance(found["logs"], Array)
+    assert isinstance(found["both"], Array)
+    assert found["logs"].shape == found["both"].shape == (70000,)
+    said = issue(pipeline, MANY + "  bad: {array: '1 + paths @ [1, 2, 3]'}\n")
+    assert "this does not fit: shapes (70000, 2) and (3,) do not fit @" in said
+    assert ":11:21:" in said
+    assert "did you mean 'paths'?" in issue(pipeline, MANY + "  bad: {array: pahts + 1}\n")
+    assert "did you mean 'log1p'?" in issue(pipeline, MANY + "  bad: {array: logp(paths)}\n")
+    assert "cannot stand here" in issue(pipeline, MANY + "  bad: {array: 'paths.dot(2)'}\n")
+
+
+def test_simulate_has_the_same_bytes_on_every_executor_and_for_every_chunk(pipeline: Make) -> None:
+    values = "  loss: {array: '300 - paths @ [1, 2]'}\n  risk: {reduce: {values: {m: mean, s: std, v: value_at_risk(0.99), e: expected_shortfall(0.99)}}}\n"
+    answers = list[Any]()
+    whole = pipeline(MANY).compile()["paths"].compute()
+    for chunk in (1, 40000, 10**9):
+        made = pipeline(MANY.replace("      seed", f"      chunk: {chunk}\n      seed"))
+        parts = made.compile()["paths"]
+        assert np.array_equal(parts.compute(), whole)
+    for executor in EXECUTORS:
+        found = pipeline(MANY.replace("      seed", "      chunk: 1\n      seed") + values).run(executor)
+        answers.append((found.folder / "risk" / "metrics.json").read_bytes())
+    assert len(set(answers)) == 1
+    loss = np.sort(300 - whole @ [1, 2])
+    exact = json.loads(answers[0])["values"]
+    assert exact["m"] == pytest.approx(loss.mean(), rel=1e-12)
+    assert exact["s"] == pytest.approx(loss.std(ddof=1), rel=1e-12)
+    assert exact["v"] == loss[math.ceil(0.99 * 70000) - 1]
+    assert exact["e"] == pytest.approx(loss[math.ceil(0.99 * 70000) :].mean(), rel=1e-12)
+
+
+def test_another_seed_gives_other_paths_and_correlations_are_those_asked_for(pipeline: Make) -> None:
+    one = pipeline(MANY).compile()["paths"].compute()
+    other = pipeline(MANY.replace("seed: 3", "seed: 4")).compile()["paths"].compute()
+    assert not np.isin(one[:, 0], other[:, 0]).any()
+    logs = np.log(one / [100, 50])
+    assert np.corrcoef(logs.T)[0, 1] == pytest.approx(0.6, abs=0.01)
+    assert logs.std(axis=0) == pytest.approx([0.2, 0.4], rel=0.01)
+    assert logs.mean(axis=0) == pytest.approx([0.05 - 0.02, -0.08], abs=4 * 0.4 / math.sqrt(70000))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_value_at_risk_agrees_with_the_closed_form_of_one_normal_asset(pipeline: Make, seed: int) -> None:
+    """Log returns are normal: VaR and ES are known (McNeil, Frey, Embrechts 2015, examples 2.11 and 2.15)."""
+    steps = (
+        PATHS.replace("50000", "400000").replace("seed: 3", f"seed: {seed}")
+        + "  loss: {array: '0 - log(paths[:, 0] / 100)'}\n"
+    )
+    steps += "  risk: {reduce: {values: {m: mean, s: std, v95: value_at_risk(0.95), v99: value_at_risk(0.99), es: expected_shortfall(0.99)}}}\n"
+    found = json.loads((pipeline(steps).run("threads").folder / "risk" / "metrics.json").read_text())
+    mean, spread = -(0.05 - 0.02) * 0.5, 0.2 * math.sqrt(0.5)
+    z95, z99 = 1.6448536269514722, 2.3263478740408408
+    density = math.exp(-z99 * z99 / 2) / math.sqrt(2 * math.pi)
+    wanted = {
+        "m": mean,
+        "s": spread,
+        "v95": mean + spread * z95,
+        "v99": mean + spread * z99,
+        "es": mean + spread * density / 0.01,
+    }
+    for name, value in wanted.items():
+        assert abs(found["values"][name] - value) < 3 * found["standard_errors"][name], name
+
+
+def test_standard_errors_are_the_spread_of_the_estimates(pipeline: Make) -> None:
+    steps = (
+        PATHS.replace("50000", "20000")
+        + "  risk: {reduce: {values: {m: mean, s: std, q: quantile(0.02), v: quantile(0.9), e: expected_shortfall(0.95)}}}\n"
+    )
+    found = list[Any]()
+    for seed in range(40):
+        delayed = pipeline(steps.replace("seed: 3", f"seed: {seed}")).compile("risk")["risk"]
+        found.append(delayed.compute(scheduler="sync"))
+    for name in ("m", "q", "v", "e"):  # that of `s` is a normal's
+        spread = np.std([each.values[name] for each in found], ddof=1)
+        told = np.median([each.errors[name] for each in found])
+        assert told / spread == pytest.approx(1, abs=0.35), name
+
+
+def test_a_function_over_a_seeded_generator(project: Path) -> None:
+    (project / "mine.py").write_text(
+        "def losses(rng, paths, scale):\n    return rng.exponential(scale, (paths, 2))\n"
+        "def wrong(rng, paths):\n    return rng.normal(size=(paths, 3))\n"
+    )
+    config = project / "c.yaml"
+    text = "steps:\n  x: {simulate: {function: 'mine:losses', arguments: {scale: 2}, shape: [2], paths: 40000}}\n"
+    config.write_text(text + "  r: {reduce: {values: {m: mean}}}\n")
+    answers = {
+        (load(config).run(executor).folder / "r/metrics.json").read_bytes() for executor in ("serial", "processes")
+    }
+    assert len(answers) == 1
+    config.write_text("steps:\n  x: {simulate: {function: 'mine:wrong', shape: [2], paths: 10}}\n")
+    with pytest.raises(DataError, match=r"shape \(10, 3\), not \(10, 2\)"):
+        load(config).run("serial")
+
+
+def test_table_to_array_and_back(pipeline: Make) -> None:
+    steps = "  STOCKS\n  x: {to_array: [Open, High, Low, Close, Volume]}\n  s: {standardize: {}}\n  two: {pca: 2}\n"
+    steps += "  t: {from_array: [first, second]}\n  few: {filter: first > 0}\n  n: {aggregate: {n: count(*), m: avg(second)}}\n"
+    made = pipeline(steps)
+    assert len({made.run(executor, to="n").outputs["n"].head.row(0) for executor in EXECUTORS}) == 1
+    faces = made.compile("x", "s", "two")
+    x = faces["x"].compute()
+    assert faces["x"].dtype == np.float64
+    assert x.shape == (18966, 5)
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    scaled = StandardScaler().fit_transform(x)
+    assert np.allclose(faces["s"].compute(), scaled, atol=1e-9)
+    wanted = PCA(2).fit_transform(scaled)
+    assert np.allclose(np.abs(faces["two"].compute()), np.abs(wanted), atol=1e-6)
+
+
+def test_bad_options_are_issues(pipeline: Make) -> None:
+    assert "unknown function 'meen'" in issue(pipeline, PATHS + "  r: {reduce: {values: {m: meen}}}\n")
+    assert "a level between 0 and 1" in issue(pipeline, PATHS + "  r: {reduce: {values: {m: quantile(5)}}}\n")
+    assert "not positive definite" in issue(pipeline, MANY.replace("0.6", "1.5"))
+    assert "it is not 2 x 2" in issue(pipeline, MANY.replace("[[1, 0.6], [0.6, 1]]", "[[1]]"))
+    assert "'Symbol' is string, not a number" in issue(pipeline, "  STOCKS\n  x: {to_array: [Open, Symbol]}\n")
+    assert "the array has 1 columns, 2 are named" in issue(pipeline, PATHS + "  t: {from_array: [a, b]}\n")
+    assert "has only 1 columns" in issue(pipeline, PATHS + "  t: {pca: 2}\n")

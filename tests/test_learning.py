@@ -1,0 +1,465 @@
+"""Models: scikit-learn's and XGBoost's own answers, the same on every executor, nothing learnt from the test part, clear errors."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn import metrics as sk
+from sklearn.cluster import KMeans
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+
+from pipelines import ConfigError, DataError, PipelineError, load
+from pipelines.learning.estimators import KNOWN, WORDS
+from pipelines.learning.model import load as load_bytes
+from pipelines.pipeline import Pipeline
+from pipelines.run import Result
+
+EXECUTORS = ("serial", "threads", "processes", "local")
+Make = Callable[..., Pipeline]
+
+
+@pytest.fixture(scope="module")
+def table() -> pl.DataFrame:
+    rng = np.random.default_rng(7)
+    n = 6000
+    x = rng.normal(size=(n, 4))
+    score = x @ [1.0, -0.7, 0.3, 0.0] + 0.5
+    group = rng.integers(0, 3, n)
+    x += group[:, None] * [4.0, 0.0, -4.0, 0.0]
+    return pl.DataFrame(
+        {
+            "id": np.arange(n),
+            "a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "d": x[:, 3],
+            "kind": pl.Series(group).cast(pl.String).replace({"0": "x", "1": "y", "2": "z"}),
+            "up": rng.random(n) < 1 / (1 + np.exp(-score)),
+            "size": score * 2 + rng.normal(size=n) * 0.3 + group,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def learn(project: Path, table: pl.DataFrame) -> Make:
+    table.write_parquet(project / "t.parquet", row_group_size=500)
+
+    def make(steps: str, frame: pl.DataFrame | None = None, partitions: int = 4) -> Pipeline:
+        if frame is not None:
+            frame.write_parquet(project / "t.parquet", row_group_size=500)
+        config = project / "c.yaml"
+        config.write_text(f"name: test\nsteps:\n  t: {{read: {{path: t.parquet, partitions: {partitions}}}}}\n{steps}")
+        return load(config)
+
+    return make
+
+
+def metrics(result: Result, step: str = "m") -> dict[str, float]:
+    found: dict[str, float] = json.loads((result.folder / step / "metrics.json").read_text())["values"]
+    return found
+
+
+def model(made: Pipeline, step: str = "model") -> Any:
+    return made.compile(step)[step].compute(scheduler="sync")
+
+
+COLUMNS = "columns: [a, b, c, d]"
+LOGISTIC = f"estimator: sklearn.linear_model.LogisticRegression, target: up, {COLUMNS}"
+
+
+def test_logistic_regression_is_scikit_learns(learn: Make, table: pl.DataFrame) -> None:
+    x, y = table.select("a", "b", "c", "d").to_numpy(), table["up"].to_numpy()
+    for params in ({"C": 1.0}, {"C": 0.01}, {"C": 100.0, "fit_intercept": False}, {"penalty": None}):
+        text = json.dumps(params).replace('"', "")
+        found = model(learn(f"  model: {{train: {{{LOGISTIC}, params: {text}}}}}\n"))
+        assert found.about["how"] == "block-wise (Newton steps)"
+        assert found.about["converged"]
+        wanted = LogisticRegression(**params, tol=1e-10, max_iter=1000).fit(x, y)
+        assert np.allclose(found.estimator.coef_, wanted.coef_, rtol=1e-4, atol=1e-6)
+        assert np.allclose(found.estimator.intercept_, wanted.intercept_, rtol=1e-4, atol=1e-6)
+        loss = sk.log_loss(y, wanted.predict_proba(x))
+        assert sk.log_loss(y, found.chances(x)) == pytest.approx(loss, rel=1e-6)
+
+
+def test_least_squares_k_means_and_naive_bayes_are_scikit_learns(learn: Make, table: pl.DataFrame) -> None:
+    x = table.select("a", "b", "c", "d").to_numpy()
+    linear = model(
+        learn(f"  model: {{train: {{estimator: sklearn.linear_model.LinearRegression, target: size, {COLUMNS}}}}}\n")
+    )
+    wanted = LinearRegression().fit(x, table["size"].to_numpy())
+    assert np.allclose(linear.estimator.coef_, wanted.coef_, rtol=1e-9)
+    assert linear.estimator.intercept_ == pytest.approx(wanted.intercept_, rel=1e-9)
+    means = model(
+        learn(f"  model: {{train: {{estimator: sklearn.cluster.KMeans, params: {{n_clusters: 3}}, {COLUMNS}}}}}\n")
+    )
+    own = KMeans(3, n_init=10, random_state=0).fit(x)
+    assert means.estimator.inertia_ == pytest.approx(own.inertia_, rel=1e-3)
+    assert sk.adjusted_rand_score(own.labels_, means.labels(x)) > 0.99
+    bayes = model(
+        learn(f"  model: {{train: {{estimator: sklearn.naive_bayes.GaussianNB, target: kind, {COLUMNS}}}}}\n")
+    )
+    alone = GaussianNB().fit(x, table["kind"].to_numpy())
+    assert bayes.about["how"] == "block by block (partial_fit)"
+    assert bayes.classes == ("x", "y", "z")
+    assert np.allclose(bayes.estimator.theta_, alone.theta_)
+    assert np.allclose(bayes.chances(x), alone.predict_proba(x), atol=1e-9)
+
+
+def test_what_runs_on_one_worker_is_the_librarys_own(learn: Make, table: pl.DataFrame) -> None:
+    x, y = table.select("a", "b", "c", "d").to_numpy(), table["up"].to_numpy().astype(int)
+    forest = model(
+        learn(
+            f"  model: {{train: {{estimator: sklearn.ensemble.RandomForestClassifier, params: {{n_estimators: 10}}, target: up, {COLUMNS}}}}}\n"
+        )
+    )
+    own = RandomForestClassifier(10, random_state=0).fit(x, y)
+    assert np.allclose(forest.chances(x), own.predict_proba(x), atol=1e-12)
+    from xgboost import XGBClassifier
+
+    boosted = model(
+        learn(
+            f"  model: {{train: {{estimator: xgboost.XGBClassifier, params: {{n_estimators: 20}}, target: up, {COLUMNS}}}}}\n"
+        )
+    )
+    native = XGBClassifier(n_estimators=20, random_state=0).fit(x.astype("float32"), y)
+    assert np.allclose(boosted.chances(x.astype("float32")), native.predict_proba(x.astype("float32")), atol=1e-6)
+    three = model(
+        learn(
+            f"  model: {{train: {{estimator: sklearn.linear_model.LogisticRegression, target: kind, method: one_worker, {COLUMNS}}}}}\n"
+        )
+    )
+    assert three.chances(x).shape == (6000, 3)
+
+
+def test_metrics_are_scikit_learns(learn: Make, table: pl.DataFrame) -> None:
+    steps = f"  model: {{train: {{{LOGISTIC}}}}}\n  m: {{from: [t, model], evaluate: {{}}}}\n"
+    steps += "  three: {from: t, train: {estimator: sklearn.naive_bayes.GaussianNB, target: kind, columns: [b, d]}}\n  m3: {from: [t, three], evaluate: {}}\n"
+    steps += f"  line: {{from: t, train: {{estimator: sklearn.linear_model.Ridge, target: size, {COLUMNS}}}}}\n  mr: {{from: [t, line], evaluate: {{}}}}\n"
+    made = learn(steps)
+    run = made.run("threads")
+    x, y = table.select("a", "b", "c", "d").to_numpy(), table["up"].to_numpy().astype(int)
+    chance = model(made).chances(x)[:, 1]
+    said = (chance > 0.5).astype(int)
+    wanted = {
+        "rows": 6000, "accuracy": sk.accuracy_score(y, said), "precision": sk.precision_score(y, said), "recall": sk.recall_score(y, said),
+        "f1": sk.f1_score(y, said), "log_loss": sk.log_loss(y, chance), "brier": sk.brier_score_loss(y, chance),
+        "roc_auc": sk.roc_auc_score(y, chance), "average_precision": sk.average_precision_score(y, chance),
+        "balanced_accuracy": sk.balanced_accuracy_score(y, said), "base_rate": max(y.mean(), 1 - y.mean()),
+    }  # fmt: skip
+    found = metrics(run)
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, rel=1e-9), name
+    kinds, few = table["kind"].to_numpy(), table.select("b", "d").to_numpy()
+    of_three = model(made, "three")
+    labels = np.array(of_three.classes)[of_three.labels(few)]
+    found = metrics(run, "m3")
+    for name, value in {
+        "accuracy": sk.accuracy_score(kinds, labels), "f1": sk.f1_score(kinds, labels, average="macro", zero_division=0),
+        "precision": sk.precision_score(kinds, labels, average="macro", zero_division=0), "log_loss": sk.log_loss(kinds, of_three.chances(few)),
+    }.items():  # fmt: skip
+        assert found[name] == pytest.approx(value, rel=1e-9), name
+    size = table["size"].to_numpy()
+    predicted = model(made, "line").labels(x)
+    found = metrics(run, "mr")
+    for name, value in {
+        "r2": sk.r2_score(size, predicted), "mean_absolute_error": sk.mean_absolute_error(size, predicted),
+        "mean_squared_error": sk.mean_squared_error(size, predicted), "explained_variance": sk.explained_variance_score(size, predicted),
+        "max_error": sk.max_error(size, predicted),
+    }.items():  # fmt: skip
+        assert found[name] == pytest.approx(value, rel=1e-9), name
+    plots = {path.stem for path in (run.folder / "m").glob("*.svg")}
+    assert plots == {"confusion", "roc", "precision_recall", "importance"}
+    assert {path.stem for path in (run.folder / "mr").glob("*.svg")} == {"residuals", "importance"}
+
+
+ALL = """  parts: {split: {test: 0.25, by: id, seed: 3}}
+  seen: {features: {scale: [a, b], keep: [c], bins: {d: 4}, one_hot: kind, ordinal: kind}}
+  logistic: {from: [parts, seen], train: {estimator: sklearn.linear_model.LogisticRegression, target: up}}
+  m1: {from: [parts, logistic], evaluate: {}}
+  groups: {from: [parts, seen], train: {estimator: sklearn.cluster.KMeans, params: {n_clusters: 3}}}
+  clustered: {from: [parts, groups], predict: {column: cluster}}
+  counts: {aggregate: {by: [cluster], n: count(*), m: avg(a)}}
+  boosted: {from: [parts, seen], train: {estimator: xgboost.XGBRegressor, target: size, params: {n_estimators: 10}}}
+  m2: {from: [parts, boosted], evaluate: {}}
+  slow: {from: [parts, seen], train: {estimator: sklearn.linear_model.SGDClassifier, target: up, epochs: 3, params: {loss: log_loss}}}
+  m3: {from: [parts, slow], evaluate: {}}
+  forest: {from: [parts, seen], search: {estimator: sklearn.ensemble.RandomForestClassifier, target: up, params: {n_estimators: 8}, grid: {max_depth: [2, 5]}, folds: 2}}
+  m4: {from: [parts, forest], evaluate: {}}
+  tried: {from: [parts, seen], cross_validate: {estimator: sklearn.linear_model.LogisticRegression, target: up, folds: 3}}
+"""
+
+
+def test_every_kind_of_step_gives_the_same_on_every_executor(learn: Make) -> None:
+    answers = list[Any]()
+    for executor in EXECUTORS:
+        run = learn(ALL).run(executor)
+        found = [(run.folder / step / "metrics.json").read_bytes() for step in ("m1", "m2", "m3", "m4", "tried")]
+        answers.append((found, run.outputs["counts"].head.rows()))
+    for executor, answer in zip(EXECUTORS[1:], answers[1:], strict=True):
+        assert answer == answers[0], executor
+
+
+def test_split_is_the_same_for_every_partitioning_and_keeps_groups_together(learn: Make, table: pl.DataFrame) -> None:
+    steps = "  parts: {split: {test: 0.2, validation: 0.1, by: id, seed: 5}}\n  rows: {select: [id, part]}\n  w: {write: {path: '${run}/p.parquet'}}\n"
+    found = list[Any]()
+    for partitions, executor in ((1, "serial"), (3, "threads"), (12, "local")):
+        path = learn(steps, partitions=partitions).run(executor).outputs["w"].path
+        assert path is not None
+        found.append(pl.read_parquet(path))
+    assert found[0].equals(found[1])
+    assert found[0].equals(found[2])
+    shares = found[0]["part"].cast(pl.String).value_counts(normalize=True)
+    share = dict(shares.iter_rows())
+    assert share["test"] == pytest.approx(0.2, abs=0.02)
+    assert share["validation"] == pytest.approx(0.1, abs=0.02)
+    grouped = learn(
+        "  parts: {split: {test: 0.5, by: kind, seed: 1}}\n  n: {aggregate: {by: [kind, part], n: count(*)}}\n"
+    ).run("threads")
+    assert grouped.outputs["n"].head["kind"].to_list() == ["x", "y", "z"]
+    timed = learn(
+        "  parts: {split: {time: id, test_from: 4000}}\n  n: {aggregate: {by: [part], low: min(id), high: max(id)}}\n"
+    ).run("threads")
+    assert sorted(timed.outputs["n"].head.rows()) == [("test", 4000, 5999), ("train", 0, 3999)]
+
+
+def test_nothing_is_learnt_from_the_test_part(learn: Make, table: pl.DataFrame) -> None:
+    """The test part is poisoned: all that is fitted stays the same, and what looks at the test part changes."""
+    steps = ALL.replace("by: id, seed: 3", "by: id, seed: 3").replace(
+        "split: {test: 0.25, by: id, seed: 3}", "split: {time: id, test_from: 4500}"
+    )
+    steps += "  timed: {from: [parts, seen], cross_validate: {estimator: sklearn.linear_model.LogisticRegression, target: up, time: id, folds: 3}}\n"
+    fitted = ("logistic", "groups", "boosted", "slow", "forest")
+
+    def of(frame: pl.DataFrame) -> tuple[list[Any], list[Any], Any]:
+        made = learn(steps, frame)
+        models = [model(made, step) for step in fitted]
+        inside = [json.dumps(each.manifest(), default=str, sort_keys=True) for each in models]
+        x = np.random.default_rng(0).normal(size=(50, len(models[0].names)))
+        said = [
+            each.labels(x.astype("float32") if "xgboost" in each.about["estimator"] else x).tolist() for each in models
+        ]
+        run = made.run("threads")
+        tried = [metrics(run, step) for step in ("tried", "timed")]
+        identity = [
+            [text.replace(each.about["identity"], "") for text in (one,)]
+            for one, each in zip(inside, models, strict=True)
+        ]
+        return identity + said + tried, [metrics(run, "m1")], None
+
+    late = pl.col("id") >= 4500
+    poisoned = table.with_columns(
+        pl.when(late).then(pl.col(name) * 1e6 + 17).otherwise(pl.col(name)).alias(name)
+        for name in ("a", "b", "c", "d", "size")
+    ).with_columns(
+        pl.when(late).then(~pl.col("up")).otherwise(pl.col("up")).alias("up"),
+        pl.when(late).then(pl.lit("x")).otherwise(pl.col("kind")).alias("kind"),
+    )
+    clean, clean_test, _ = of(table)
+    dirty, dirty_test, _ = of(poisoned)
+    assert clean == dirty
+    assert clean_test != dirty_test
+
+
+def test_folds_refit_features_and_look_only_back_in_time(learn: Make, table: pl.DataFrame) -> None:
+    """A feature that is good in one fold alone: fitted without it, its category is unknown there."""
+    steps = "  seen: {features: {one_hot: kind}}\n  m: {from: [t, seen], cross_validate: {estimator: sklearn.naive_bayes.BernoulliNB, target: up, by: kind, folds: 2}}\n"
+    poisoned = table.with_columns(pl.col("up") & (pl.col("kind") == "x"))
+    found = metrics(learn(steps, poisoned).run("threads"))
+    assert 0 < found["accuracy"] < 1
+    steps = f"  m: {{cross_validate: {{{LOGISTIC}, time: id, folds: 3}}}}\n"
+    found = metrics(learn(steps, table).run("threads"))
+    x, y = table.select("a", "b", "c", "d").to_numpy(), table["up"].to_numpy()
+    losses = []
+    for k in (1, 2, 3):
+        fit = LogisticRegression(tol=1e-10, max_iter=1000).fit(x[: 1500 * k], y[: 1500 * k])
+        losses.append(sk.log_loss(y[1500 * k : 1500 * (k + 1)], fit.predict_proba(x[1500 * k : 1500 * (k + 1)])))
+    assert found["log_loss"] == pytest.approx(np.mean(losses), rel=2e-3)
+
+
+def test_search_finds_what_scikit_learn_finds(learn: Make, table: pl.DataFrame) -> None:
+    text = "{estimator: sklearn.tree.DecisionTreeClassifier, target: up, columns: [a, b, c, d], grid: {max_depth: [1, 3, 5, 12], min_samples_leaf: [1, 40]}, folds: 3%s}"
+    grid = model(learn(f"  model: {{search: {text % ''}}}\n"))
+    scores = [trial["log_loss"] for trial in grid.about["trials"]]
+    assert len(scores) == 8
+    assert scores[grid.about["trials"].index({**grid.about["best"], "log_loss": min(scores)})] == min(scores)
+    assert grid.about["best"]["max_depth"] in (3, 5)
+    assert grid.estimator.get_params()["max_depth"] == grid.about["best"]["max_depth"]
+    few = model(learn(f"  model: {{search: {text % ', trials: 3, seed: 1'}}}\n"))
+    assert len(few.about["trials"]) == 3
+    halved = model(learn(f"  model: {{search: {text % ', halving: 3'}}}\n"))
+    known = [trial for trial in halved.about["trials"] if trial["log_loss"] is not None]
+    assert 1 <= len(known) < 8
+    assert halved.about["best"]["max_depth"] in (3, 5)
+
+
+def test_a_saved_model_predicts_the_same_and_a_wrong_schema_names_the_column(
+    learn: Make, project: Path, table: pl.DataFrame
+) -> None:
+    for estimator in (
+        "sklearn.linear_model.LogisticRegression",
+        "sklearn.ensemble.RandomForestClassifier",
+        "xgboost.XGBClassifier",
+    ):
+        steps = f"  seen: {{features: {{scale: [a, b, c], one_hot: kind}}}}\n  model: {{from: [t, seen], train: {{estimator: {estimator}, target: up}}}}\n"
+        steps += "  m: {from: [t, model], evaluate: {}}\n  s: {from: [model, m], save_model: {path: a.model, overwrite: true}}\n"
+        steps += "  p: {from: [t, model], predict: {probability: chance}}\n  w: {write: {path: '${run}/p.parquet'}}\n"
+        before = learn(steps, table).run("threads")
+        after = learn(
+            "  model: {load_model: a.model}\n  p: {from: [t, model], predict: {probability: chance}}\n  w: {write: {path: '${run}/p.parquet'}}\n"
+        ).run("local")
+        paths = [run.outputs["w"].path for run in (before, after)]
+        assert paths[0] is not None
+        assert paths[1] is not None
+        assert pl.read_parquet(paths[0]).equals(pl.read_parquet(paths[1]))
+        manifest = model(learn("  model: {load_model: a.model}\n")).manifest()
+        assert manifest["about"]["estimator"] == estimator
+        assert manifest["metrics"]["accuracy"] == metrics(before)["accuracy"]
+        assert manifest["about"]["versions"]["scikit-learn"]
+    wrong = "  less: {select: [a, b, kind]}\n  model: {load_model: a.model}\n  p: {from: [less, model], predict: {}}\n"
+    with pytest.raises(ConfigError, match="the model needs the column 'c' \\(float64\\), and the table has none"):
+        learn(wrong).plan()
+    text = "  less: {derive: {kind: 3}}\n  model: {load_model: a.model}\n  p: {from: [less, model], predict: {}}\n"
+    with pytest.raises(ConfigError, match="trained on 'kind' as string, here it is int64"):
+        learn(text).plan()
+    (project / "b.model").write_bytes(b"no zip")
+    with pytest.raises(ConfigError, match=r"c.yaml:4:\d+: b.model is no model that `save_model` wrote"):
+        learn("  model: {load_model: b.model}\n").plan()
+
+
+BAD_CONFIGS = {
+    "sklearn.linear_model.LogisticRegresion, target: up": "did you mean 'sklearn.linear_model.LogisticRegression'?",
+    "LogisticRegression, target: up": "write sklearn.linear_model.LogisticRegression",
+    "lightgbm.LGBMClassifier, target: up": "lightgbm is not installed",
+    "catboost.CatBoostClassifier, target: up": "there is no package 'catboost'",
+    "dask_ml.linear_model.LogisticRegression, target: up": "name scikit-learn's class: sklearn.linear_model.LogisticRegression",
+    "sklearn.linear_model.LogisticRegression, target: upp": "did you mean 'up'?",
+    "sklearn.linear_model.LogisticRegression": "`target` is missing",
+    "sklearn.linear_model.LogisticRegression, target: size": "predicts classes",
+    "sklearn.linear_model.LinearRegression, target: kind": "predicts numbers",
+    "'sklearn.linear_model.LogisticRegression', target: up, params: {Cc: 1}": "has no parameter 'Cc'",
+    "'sklearn.linear_model.LogisticRegression', target: up, params: {C: -1}": "The 'C' parameter",
+    "'xgboost.XGBClassifier', target: up, params: {n_estimator: 1}": "did you mean 'n_estimators'?",
+    "'sklearn.cluster.KMeans', target: up": "clusters: it has no target",
+    "'sklearn.preprocessing.StandardScaler', target: up": "neither classifies",
+    "'sklearn.svm.SVC', target: up, method: block_wise": "cannot be fitted block by block",
+    "'sklearn.svm.SVC', target: up, columns: [kind]": "'kind' is string, not a number",
+    "'sklearn.svm.SVC', target: up, part: train": "the table has no column 'part' of parts",
+}
+
+
+@pytest.mark.parametrize("estimator", BAD_CONFIGS)
+def test_what_can_be_known_is_an_error_at_check_time(learn: Make, estimator: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        learn(f"  model: {{train: {{estimator: {estimator}}}}}\n").plan()
+    assert BAD_CONFIGS[estimator] in str(caught.value)
+    assert "c.yaml:4:" in str(caught.value)
+
+
+BAD_DATA = {
+    "nan": (pl.lit(None, dtype=pl.Float64).alias("a"), "takes no missing values: 'a' is missing (NULL or NaN) in"),
+    "infinite": (pl.lit(float("inf")).alias("a"), "'a' is infinite in"),
+    "one class": (pl.lit(True).alias("up"), "the target has 1: True"),
+    "target": (pl.lit(None, dtype=pl.Boolean).alias("up"), "the target 'up' is missing in"),
+    "three classes": (
+        pl.col("kind").alias("up"),
+        "runs block-wise for two classes, and the target has 3: 'x', 'y', 'z'",
+    ),
+    "constant": (pl.lit(1.5).alias("a"), "the column 'a' is constant (1.5)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+@pytest.mark.parametrize("executor", ["serial", "local"])
+def test_bad_data_is_one_clear_error(learn: Make, table: pl.DataFrame, case: str, executor: str) -> None:
+    change, said = BAD_DATA[case]
+    text = "  seen: {features: {scale: [a, b]}}\n  model: {from: [t, seen], train: {estimator: sklearn.linear_model.LogisticRegression, target: up}}\n"
+    if case in ("nan", "infinite"):
+        text = f"  model: {{train: {{{LOGISTIC}}}}}\n"
+    with pytest.raises(DataError) as caught:
+        learn(text, table.with_columns(change)).run(executor)
+    assert said in str(caught.value)
+
+
+def test_an_unknown_label_and_what_does_not_fit_one_worker(
+    learn: Make, table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = "  few: {filter: kind <> 'z'}\n  model: {from: few, train: {estimator: sklearn.naive_bayes.GaussianNB, target: kind, columns: [a, b]}}\n  m: {from: [t, model], evaluate: {}}\n"
+    with pytest.raises(DataError, match="the label 'z' of 'kind' was not there when the model was trained"):
+        learn(steps, table).run("threads")
+    monkeypatch.setattr("pipelines.stages._SMALL", 0)
+    text = f"  model: {{train: {{estimator: sklearn.ensemble.RandomForestClassifier, target: up, {COLUMNS}}}}}\nexecutor: {{kind: local, memory_limit: 1MiB}}\n"
+    with pytest.raises(PipelineError, match="trained on one worker, which needs about"):
+        learn(text, pl.concat([table] * 20)).run()
+
+
+def test_missing_values_where_the_estimator_takes_them_and_imputed(learn: Make, table: pl.DataFrame) -> None:
+    holes = table.with_columns(pl.when(pl.col("id") % 3 == 0).then(None).otherwise(pl.col("a")).alias("a"))
+    found = model(
+        learn(
+            f"  model: {{train: {{estimator: xgboost.XGBClassifier, target: up, params: {{n_estimators: 3}}, {COLUMNS}}}}}\n",
+            holes,
+        )
+    )
+    assert found.about["rows"] == 6000
+    steps = "  seen: {features: {scale: [a, b], impute: true}}\n  model: {from: [t, seen], train: {estimator: sklearn.linear_model.LogisticRegression, target: up}}\n"
+    found = model(learn(steps, holes))
+    kept = holes["a"].drop_nulls().to_numpy()
+    assert found.features.means["a"] == pytest.approx(kept.mean())
+    assert found.features.spreads["a"] == pytest.approx(kept.std())
+
+
+def test_models_and_metrics_are_kept_on_disk_and_found_again(
+    learn: Make, table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = "  seen: {features: {scale: [a, b], one_hot: kind}, checkpoint: disk}\n"
+    steps += "  model: {from: [t, seen], train: {estimator: sklearn.linear_model.LogisticRegression, target: up}, checkpoint: disk}\n"
+    steps += (
+        "  m: {from: [t, model], evaluate: {}, checkpoint: disk}\n  x: {from: t, to_array: [a, b], checkpoint: disk}\n"
+    )
+    steps += "  s: {standardize: {}, checkpoint: disk}\n  r: {reduce: {values: {m: mean, s: std}}}\n"
+    first = learn(steps).run("threads")
+    for what in ("classified", "final"):
+        monkeypatch.setattr(f"pipelines.learning.scores.{what}", None)  # would fail, were it called
+    monkeypatch.setattr("pipelines.learning.fitting.Newton.update", None)
+    again = learn(steps).run("threads")
+    other = learn(steps + "  p: {from: [t, model], predict: {}}\n").run("local")
+    for step in ("m", "r"):
+        for file in (first.folder / step).iterdir():
+            assert file.read_bytes() == (again.folder / step / file.name).read_bytes(), file
+            assert file.read_bytes() == (other.folder / step / file.name).read_bytes(), file
+    record = json.loads((again.folder / "record.json").read_text())
+    assert record["checkpoints"]["model"]["did"].startswith(("reused", "not needed"))
+    assert record["outputs"]["m"]["metrics"]["accuracy"] == metrics(first)["accuracy"]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_estimator_that_is_listed_trains_predicts_and_is_saved(
+    learn: Make, table: pl.DataFrame, name: str
+) -> None:
+    known, short = KNOWN[name], name.rpartition(".")[2]
+    target = (
+        ""
+        if "KMeans" in short
+        else "target: size, "
+        if short.endswith("Regressor") or short in ("LinearRegression", "Ridge")
+        else "target: up, "
+    )
+    few = (
+        table.head(1200)
+        .with_columns(pl.col("a", "b").abs())
+        .with_columns(a=pl.col("a") > pl.col("b"), up=pl.col("a") > pl.col("b"))
+        .with_columns(pl.col("a").cast(pl.Float64))
+    )
+    made = learn(f"  model: {{train: {{estimator: {name}, {target}columns: [a, b]}}}}\n", few)
+    assert made.plan().nodes["model"].gives.how == WORDS[known.how]  # type: ignore[attr-defined]
+    trained = model(made)
+    said = trained.labels(trained.matrix(few))
+    assert len(np.unique(said)) > 1
+    again = load_bytes(io.BytesIO(trained.saved()))
+    assert np.array_equal(again.labels(again.matrix(few)), said)
