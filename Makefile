@@ -4,6 +4,9 @@
 CONFIG ?= configs/stock_groupby.yaml
 ARGS ?=
 KEEP ?=
+# Kubernetes: what all pods run, and what `make deploy` puts into the namespace `pipelines`.
+IMAGE ?= pipelines:0.1.0
+OVERLAY ?= deploy/k8s/overlays/dev
 # The interpreter to make .venv with; empty: the first of PYTHONS that runs and is new enough.
 PYTHON ?=
 PYTHONS := python3.13 python3.12 python3.11 python3
@@ -11,10 +14,11 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+CRDS := daskautoscalers.kubernetes.dask.org daskclusters.kubernetes.dask.org daskjobs.kubernetes.dask.org daskworkergroups.kubernetes.dask.org
 TYPED = $(wildcard pipelines benchmarks examples data/make_stocks.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run-local test test-faults test-k8s check format bench lock clean
+.PHONY: help install run-local image deploy run-k8s undeploy test test-faults test-k8s check format bench lock crds clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
@@ -26,6 +30,26 @@ install: $(STAMP) ## Install everything into .venv; the other targets do it them
 
 run-local: $(STAMP) ## Run a pipeline on this machine (CONFIG=configs/x.yaml, KEEP=1, ARGS=...)
 	@$(PY) -m pipelines run $(CONFIG) --executor local --performance-report $(if $(KEEP),--keep) $(ARGS)
+
+image: ## Build the image for Kubernetes (IMAGE=registry/pipelines:0.1.0)
+	@docker build --tag $(IMAGE) .
+
+# The definitions have to be known before anything uses them.
+deploy: ## Install Dask's operator and the namespace `pipelines` (IMAGE=..., OVERLAY=deploy/k8s/overlays/prod)
+	@kubectl apply --server-side --force-conflicts -f deploy/k8s/operator/crds/
+	@kubectl wait --for=condition=Established --timeout=60s $(addprefix crd/,$(CRDS))
+	@kubectl kustomize deploy/k8s/operator | sed 's#image: pipelines:.*#image: $(IMAGE)#' | kubectl apply --server-side --force-conflicts -f -
+	@kubectl apply --server-side --force-conflicts -k $(OVERLAY)
+	@kubectl rollout status --namespace pipelines-system --timeout=300s deployment/pipelines-operator
+
+run-k8s: $(STAMP) ## Run a pipeline on Kubernetes (CONFIG=configs/x.yaml, IMAGE=..., ARGS=...)
+	@$(PY) -m pipelines k8s submit $(CONFIG) --image $(IMAGE) --namespace pipelines --wait $(ARGS)
+
+# Clusters first: the operator takes its marks off them, without which they cannot go.
+undeploy: ## Remove everything that `make deploy` and runs left
+	@kubectl delete daskjobs,daskclusters,daskworkergroups,daskautoscalers --all --namespace pipelines --timeout=120s --ignore-not-found || true
+	@kubectl delete -k $(OVERLAY) --ignore-not-found --timeout=120s
+	@kubectl delete -k deploy/k8s/operator --ignore-not-found --timeout=120s
 
 test: $(STAMP) ## Run the tests, without those that need Kubernetes or inject faults (ARGS="-k word")
 	@$(PY) -m pytest -q -m "not k8s and not faults" $(ARGS)
@@ -53,6 +77,13 @@ bench: $(STAMP) ## Run the benchmarks (ARGS=...)
 lock: ## Write requirements.lock anew from pyproject.toml; needs uv (ARGS=--upgrade)
 	@uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --python-version 3.11 \
 	  --fork-strategy fewest --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
+	@uv pip compile pyproject.toml --quiet --extra k8s --universal --generate-hashes --python-version 3.11 \
+	  --fork-strategy fewest --custom-compile-command "make lock" --constraint requirements.lock \
+	  --output-file deploy/requirements.lock
+
+crds: $(STAMP) ## Copy the definitions of Dask's kinds from the installed dask-kubernetes
+	@$(PY) -c "import pathlib, shutil; from pipelines.k8s.manifests import definitions; \
+	  [shutil.copyfile(path, pathlib.Path('deploy/k8s/operator/crds', path.name)) for path in definitions().glob('*.yaml')]"
 
 clean: ## Remove .venv and all caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ REJECTS = "bad_rows"
 """The folder, in a run's, for rows that sources leave out."""
 FAN_IN = 32
 """States combined by one task of a tree."""
+_TRAVELS = 256 << 20
+"""Bytes of one result file, at most, that come back with a task's result."""
 _SLOTS = 40_000
 """About so many pieces, at most, in one exchange: each costs 0.2 ms to write and read."""
 
@@ -229,6 +232,8 @@ class Part:
     bytes: int = 0
     value: Any = None
     """Metrics."""
+    content: object = None
+    """The file itself, as bytes, where the task could not write it to where it has to be."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +245,8 @@ class Finish:
     output: Output | None = None
     folder: str = ""
     mark: str = ""
+    travels: bool = False
+    """Whether the file comes back with the result: the task does not see where it has to be."""
 
     def __call__(self, *given: Any) -> Part:
         result = self.method(*given)
@@ -248,8 +255,8 @@ class Finish:
         frame: pl.DataFrame = result
         if self.output is None:
             return Part(len(frame), apart(frame.head(self.head)))
-        path, size = self.written(frame)
-        return Part(len(frame), apart(frame.head(self.head)), path, size)
+        path, size, content = self.written(frame)
+        return Part(len(frame), apart(frame.head(self.head)), path, size, content=content)
 
     def value(self, value: Any) -> Part:
         """Of an array's chunk its first rows, of other values what they tell."""
@@ -262,21 +269,23 @@ class Finish:
         shown = value.shown()
         if self.output is None:
             return Part(len(shown), shown, value=value if value.kind == "metrics" else None)
-        path, size = self.written(value.saved())
-        return Part(len(shown), shown, path, size)
+        path, size, content = self.written(value.saved())
+        return Part(len(shown), shown, path, size, content=content)
 
-    def written(self, content: pl.DataFrame | bytes) -> tuple[str, int]:
-        """The file under its temporary name, and its size."""
+    def written(self, content: pl.DataFrame | bytes) -> tuple[str | None, int, bytes | None]:
+        """The file under its temporary name, its size, and itself where it has to travel."""
         assert self.output is not None
+        if self.travels:
+            buffer = io.BytesIO()
+            self.write(content, buffer)
+            if buffer.tell() > _TRAVELS:
+                there = resolved(self.output, self.folder)
+                raise MachineError(Issue(f"{there} has {buffer.tell() >> 20} MiB: too much to come back from Kubernetes", "write it to a volume that all pods have (executor.kubernetes.volumes), or per_partition"))  # fmt: skip
+            return None, buffer.tell(), buffer.getvalue()
         path = temporary(resolved(self.output, self.folder), self.mark)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                path.write_bytes(content)
-            elif self.output.format == "parquet":
-                content.write_parquet(path, row_group_size=1 << 20, compression="zstd", statistics=True)
-            else:
-                content.write_csv(path)
+            self.write(content, path)
             with path.open("rb") as written:
                 os.fsync(written.fileno())
         except OSError as error:
@@ -288,7 +297,16 @@ class Finish:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise MachineError(Issue(f"cannot write {resolved(self.output, self.folder)}: {error}", "make room, or choose another path")) from None  # fmt: skip
-        return str(path), path.stat().st_size
+        return str(path), path.stat().st_size, None
+
+    def write(self, content: pl.DataFrame | bytes, file: Path | io.BytesIO) -> None:
+        assert self.output is not None
+        if isinstance(content, bytes):
+            file.write_bytes(content) if isinstance(file, Path) else file.write(content)
+        elif self.output.format == "parquet":
+            content.write_parquet(file, row_group_size=1 << 20, compression="zstd", statistics=True)
+        else:
+            content.write_csv(file)
 
 
 def resolved(output: Output, folder: str) -> Path:
@@ -330,6 +348,8 @@ class Ending:
     folder: str
     mark: str
     head: int
+    sees: Callable[[str], bool] = lambda path: True
+    """Whether tasks can write to a path."""
 
 
 def lower(
@@ -469,7 +489,9 @@ class _Lowering:
                     self.graph[key] = task(key, method)
                     continue
             if stage.sink is not None and self.ending is not None:
-                method = Finish(body, self.ending.head, stage.sink, self.ending.folder, self.ending.mark)
+                folder = self.ending.folder
+                travels = not self.ending.sees(str(resolved(stage.sink, folder)))
+                method = Finish(body, self.ending.head, stage.sink, folder, self.ending.mark, travels)
             elif ship is not None:
                 method = Ship(body, ship, self.shipped[stage.key][2] + i)
             if self.ending is not None:

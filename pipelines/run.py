@@ -138,7 +138,7 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         stack.enter_context(_temporaries(staged, folder, mark))  # outside: tasks still at work could leave more
         rooms = stack.enter_context(ExitStack())  # closed after the executor, whose tasks use it
         where = rooms.enter_context(_room(spec, staged, executor))
-        lowered = lower(staged, room=where, ending=Ending(str(folder), mark, asked.head), durable=durable)
+        lowered = lower(staged, room=where, ending=Ending(str(folder), mark, asked.head, executor.sees), durable=durable)
         doing = f"running {spec.name} on"
         if durable is not None:
             _explained(staged, lowered, durable, record)
@@ -323,6 +323,7 @@ def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: 
         return Produced(target, rows, first, folder / target if files else None, sum(map(len, files.values())), values)
     path = resolved(output, str(folder))
     try:
+        parts = [_landed(part, path, mark) for part in parts]
         if path.exists() and not output.overwrite:
             raise MachineError(
                 Issue(f"{path} appeared while the run was at work", "add `overwrite: true`, or choose another path")
@@ -349,6 +350,19 @@ def _put(path: Path, content: bytes) -> None:
         os.replace(path.with_suffix(".tmp"), path)
     except OSError as error:
         raise MachineError(Issue(f"cannot write {path}: {error.strerror}", "make room")) from None
+
+
+def _landed(part: Part, path: Path, mark: str) -> Part:
+    """The part with its file on this machine."""
+    if not isinstance(part.content, bytes):
+        return part
+    file = temporary(path, mark)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as opened:
+        opened.write(part.content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    return replace(part, path=str(file), content=None)
 
 
 def _rejected(folder: Path) -> dict[str, int]:
@@ -433,6 +447,10 @@ def _executor(spec: Spec, staged: Staged, kind: str | None, report_path: Path | 
         asked = options.workers is not None or options.memory_limit is not None
         python = any(stage.runs_python for stage in staged.stages)
         return Local(**size, processes=asked or python, dashboard_port=options.dashboard_port, report=report_path)
+    if kind == "kubernetes":
+        from pipelines.executors.kubernetes import Kubernetes
+
+        return Kubernetes(spec)
     address = kind if "://" in kind else options.address if kind == "address" else None
     if address is not None:
         from pipelines.executors.address import Address

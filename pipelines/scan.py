@@ -790,7 +790,7 @@ def discover(
 
     `finer`: in so many times as many partitions. They depend on the arguments and the files' sizes only, so that a run on other machines has the same.
     """
-    files = [f for pattern in paths for f in _files(pattern, root, format)]
+    files = [f for pattern in paths for f in matching(pattern, root, format)]
     files = list(dict.fromkeys(files))
     formats = {f: format or _format(f) for f in files}
     for f, kind in formats.items():
@@ -890,7 +890,8 @@ def _name(path: str, root: str | Path) -> str:
     return p.relative_to(root).as_posix() if root and p.is_relative_to(root) else path
 
 
-def _files(pattern: str, root: Path, format: str | None) -> list[str]:
+def matching(pattern: str, root: Path, format: str | None) -> list[str]:
+    """The files that a path names: one, those of a folder, or those of a glob. Raises ConfigError when there are none."""
     full = os.path.join(root, pattern)
     if os.path.isdir(full):
         inside = (os.path.join(d, f) for d, _, fs in os.walk(full) for f in fs)

@@ -44,14 +44,56 @@ KIND_WORDS: Mapping[Kind, str] = {
     "model": "a model",
     "metrics": "metrics",
 }
-EXECUTORS = ("serial", "threads", "processes", "local", "address")
+EXECUTORS = ("serial", "threads", "processes", "local", "address", "kubernetes")
 _USED_BY = {
-    "workers": ("processes", "local"),
-    "threads": ("threads", "processes", "local"),
-    "memory_limit": ("serial", "threads", "processes", "local"),
+    "workers": ("processes", "local", "kubernetes"),
+    "threads": ("threads", "processes", "local", "kubernetes"),
+    "memory_limit": ("serial", "threads", "processes", "local", "kubernetes"),
     "address": ("address",),
-    "dashboard_port": ("local",),
+    "dashboard_port": ("local", "kubernetes"),
+    "kubernetes": ("kubernetes",),
 }
+
+
+class KubernetesOptions(BaseModel):
+    """The `executor.kubernetes:` block."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    image: str | None = Field(None, description="What all pods run. Default: pipelines:VERSION, of this version.")
+    pull: Literal["Always", "IfNotPresent", "Never"] = Field(
+        "IfNotPresent", description="When a node fetches the image."
+    )
+    context: str | None = Field(None, description="Which of the kubeconfig's contexts. Default: the current one.")
+    namespace: str | None = Field(None, description="Where the pods run. Default: the context's.")
+    attach: str | None = Field(
+        None, description="The name of a DaskCluster that runs already: it is used, and never deleted."
+    )
+    cpu: str = Field(
+        "500m", pattern=r"^\d+(\.\d+)?m?$", description="CPU that each worker's pod asks for; it may use one a thread."
+    )
+    scheduler_memory: str = Field(
+        "1GiB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="Memory of the scheduler's pod, and of the job's."
+    )
+    node_selector: dict[str, str] = Field({}, description="Labels of the nodes that workers run on.")
+    tolerations: list[dict[str, Any]] = Field([], description="Taints of nodes that workers accept, as in a pod.")
+    volumes: dict[str, dict[str, Any]] = Field(
+        {},
+        description="Path: what stands there in every pod, as in a pod: {persistentVolumeClaim: {claimName: prices}}.",
+    )
+    secrets: list[str] = Field([], description="Secrets whose entries are environment variables in every pod.")
+    env: dict[str, str] = Field({}, description="Environment variables in every pod.")
+    start_timeout: int = Field(
+        300, ge=1, description="Seconds until pods must run: images pulled, nodes found, a worker connected."
+    )
+    idle_timeout: int = Field(
+        600,
+        ge=1,
+        description="Seconds without work after which a cluster goes whose driver died (driver on this machine).",
+    )
+    deadline: int = Field(86_400, ge=1, description="Seconds that a submitted run may take.")
+    service_account: str = Field("pipelines-run", description="Of all pods; none gets its token.")
+    priority: bool = Field(True, description="Whether pods have the priority classes that `make deploy` makes.")
 
 
 class ExecutorOptions(BaseModel):
@@ -59,19 +101,23 @@ class ExecutorOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
-    kind: Literal["serial", "threads", "processes", "local", "address"] = Field("local", description="Where to run.")
+    kind: Literal["serial", "threads", "processes", "local", "address", "kubernetes"] = Field(
+        "local", description="Where to run."
+    )
     workers: int | None = Field(
         None,
         ge=1,
-        description="processes, local: worker processes. Default: one a core; local without Python steps: one in all.",
+        description="processes, local: worker processes. Default: one a core; local without Python steps: one in all. kubernetes: worker pods; default 2.",
     )
     threads: int | None = Field(
-        None, ge=1, description="Threads (processes, local: of each worker). Default: all cores, shared out."
+        None,
+        ge=1,
+        description="Threads (processes, local, kubernetes: of each worker). Default: all cores, shared out; kubernetes: 1.",
     )
     memory_limit: str | None = Field(
         None,
         pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$",
-        description="processes, local: of each worker, as 2GiB. serial, threads: of the process; exchanges use a quarter, then files.",
+        description="processes, local: of each worker, as 2GiB. kubernetes: of each worker's pod; default 2GiB. serial, threads: of the process; exchanges use a quarter, then files.",
     )
     scratch: str | None = Field(
         None,
@@ -81,8 +127,9 @@ class ExecutorOptions(BaseModel):
         None, pattern=r"^[a-z]+://.", description="address: of a running Dask scheduler, as tcp://host:8786."
     )
     dashboard_port: int = Field(
-        8787, ge=0, le=65535, description="local: the dashboard's port; another one if it is taken."
+        8787, ge=0, le=65535, description="local, kubernetes: the dashboard's port here; another one if it is taken."
     )
+    kubernetes: KubernetesOptions = Field(KubernetesOptions(), description="kubernetes: image, namespace, volumes, ...")
 
 
 class StoreOptions(BaseModel):

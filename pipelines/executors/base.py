@@ -90,6 +90,9 @@ class Executor(AbstractContextManager["Executor"], Protocol):
     def reaches(self, folder: Path) -> None:
         """Raises MachineError where tasks would not see this folder of this machine."""
 
+    def sees(self, path: str) -> bool:
+        """Whether what tasks write to this path stands there for this process too."""
+
     def ship(self, codes: Iterable[Code]) -> None:
         """Makes the user's code loadable wherever tasks run."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import urllib.request
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,17 +28,44 @@ from pipelines.graph import Graph, Key, Table, register_serializers
 _POLL_SECONDS = 0.1
 _DEATHS = 3
 """So often workers may die for want of memory with tasks of one stage."""
+_SAME = ("pipelines", "dask", "distributed", "polars", "pyarrow", "cloudpickle", "msgpack")
+_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that travels: to the same path, with the same time of its last change, for a plan knows it by these."""
+
+    path: Path
+    mtime_ns: int
+    content: bytes
+
+    @classmethod
+    def of(cls, path: Path) -> File:
+        return cls(path, path.stat().st_mtime_ns, path.read_bytes())
+
+    def place(self) -> None:
+        if self.path.exists() and self.path.stat().st_mtime_ns == self.mtime_ns:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(self.content)
+        os.utime(temporary, ns=(self.mtime_ns, self.mtime_ns))
+        os.replace(temporary, self.path)
 
 
 class Project(WorkerPlugin):
-    """What every worker, also one that starts late, needs before its first task: the serializers, the user's code, what to hide."""
+    """What every worker, also one that starts late, needs before its first task: the serializers, the user's code and files that
+    travel, what to hide."""
 
-    def __init__(self, codes: Iterable[Code]) -> None:
-        self.codes = tuple(codes)
+    def __init__(self, codes: Iterable[Code], files: Iterable[File] = ()) -> None:
+        self.codes, self.files = tuple(codes), tuple(files)
         self.secrets = kept_secrets()
 
     def setup(self, worker: Any) -> None:
         register_serializers()
+        for file in self.files:
+            file.place()
         for code in self.codes:
             provide(code)
         for secret in self.secrets:
@@ -70,6 +99,9 @@ class Cluster:
 
     def reaches(self, folder: Path) -> None:
         return None
+
+    def sees(self, path: str) -> bool:
+        return True
 
     def finished(self) -> None:
         return None
@@ -214,3 +246,60 @@ def answering(link: str) -> str | None:
         except OSError:
             time.sleep(0.05)
     return None
+
+
+def compare(client: Client, cluster: str, remedy: str = "") -> None:
+    """Raises MachineError when scheduler or workers have other versions than this process, or there are no workers."""
+    versions = _by_value()
+    try:
+        client.wait_for_workers(1, timeout=_SECONDS)
+    except TimeoutError:
+        raise MachineError(Issue(f"{cluster} has no workers", remedy)) from None
+    there = {"the scheduler": client.run_on_scheduler(versions, _SAME)}
+    there |= {f"the worker {name}": found for name, found in client.run(versions, _SAME).items()}
+    here = versions(_SAME)
+    wrong = dict[tuple[str, str | None], list[str]]()
+    for where, found in there.items():
+        for package in here:
+            if found[package] != here[package]:
+                wrong.setdefault((package, found[package]), []).append(where)
+    issues = list[Issue]()
+    for (package, found), places in wrong.items():
+        where = places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"
+        wanted = here[package]
+        remedy = f"install {package} {wanted} there, or the same as there here"
+        if package == "pipelines" and found and wanted and found.split()[0] == wanted.split()[0]:
+            remedy = "the same version with other sources: install the same there"
+        elif package == "pipelines" and found is None:
+            remedy = "install the same sources there"
+        issues.append(Issue(f"{where} has {package} {found or 'not at all'}, this process {wanted}", remedy))
+    if issues:
+        raise MachineError(*issues)
+
+
+def _by_value() -> Callable[[tuple[str, ...]], dict[str, str | None]]:
+    """What tells the versions, as a function that travels by value: where it is called, this package may be missing."""
+
+    def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
+        import hashlib
+        import importlib.metadata
+        import importlib.util
+        import pathlib
+        import platform
+
+        found: dict[str, str | None] = {"Python": ".".join(platform.python_version_tuple()[:2])}
+        for package in packages:
+            try:
+                found[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                found[package] = None
+        spec = importlib.util.find_spec("pipelines")
+        if spec is not None and spec.submodule_search_locations:
+            content = hashlib.sha256()
+            folder = pathlib.Path(next(iter(spec.submodule_search_locations)))
+            for path in sorted(folder.rglob("*.py")):
+                content.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+            found["pipelines"] = f"{found['pipelines'] or ''} ({content.hexdigest()[:8]})".strip()
+        return found
+
+    return versions

@@ -51,6 +51,9 @@ class Serial:
     def reaches(self, folder: Path) -> None:
         return None
 
+    def sees(self, path: str) -> bool:
+        return True
+
     def ship(self, codes: Iterable[Code]) -> None:
         return None  # what made the plan has it
 

@@ -406,6 +406,19 @@ class Step(BaseModel):
         """What its documentation lists: a heading and lines."""
         return []
 
+    def patterns(self) -> Sequence[str]:
+        """Of the files that its tasks read, relative to the project."""
+        return ()
+
+    def matching(self, root: Path, pattern: str) -> Sequence[str]:
+        """What one of the patterns matches. Raises ConfigError when that is nothing."""
+        return ()
+
+    @property
+    def notes_rows(self) -> bool:
+        """Whether its tasks leave files in the run's folder."""
+        return False
+
     def identity(self) -> Mapping[str, Any]:
         """The options that can change the answer, in canonical form."""
         return self.model_dump(mode="json")

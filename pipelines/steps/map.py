@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
@@ -193,6 +194,13 @@ class Map(Step):
         given = self.model_dump(mode="json", exclude={"items", "range", "files"})
         return {**given, "returns": list(self.returns.items()) if isinstance(self.returns, dict) else self.returns}
 
+    def patterns(self) -> Sequence[str]:
+        return [self.files] if self.files is not None else []
+
+    def matching(self, root: Path, pattern: str) -> Sequence[str]:
+        found = sorted(glob.glob(pattern, root_dir=root, recursive=True))
+        return [str(root / name) for name in found if (root / name).is_file()]
+
     def _items(
         self, problems: Problems, context: Context
     ) -> tuple[Sequence[Any], pl.DataType | None, tuple[FileInfo, ...]]:
@@ -200,8 +208,7 @@ class Map(Step):
         if sum(given is not None for given in (self.items, self.range, self.files)) != 1:
             problems.add((), "give the items as one of `items`, `range` and `files`", "items: [1, 2, 3]")
         elif self.files is not None:
-            found = sorted(glob.glob(self.files, root_dir=context.root, recursive=True))
-            if paths := [str(context.root / name) for name in found if (context.root / name).is_file()]:
+            if paths := self.matching(context.root, self.files):
                 facts = (FileInfo(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths)
                 return tuple(paths), pl.String(), tuple(facts)
             problems.add(("files",), f"no file matches {self.files}", f"it is looked for in {context.root}")

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from encodings.aliases import aliases
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import polars as pl
@@ -159,6 +160,16 @@ class Read(Step):
             found.sampled,
             found.notes,
         )
+
+    def patterns(self) -> Sequence[str]:
+        return self.path
+
+    def matching(self, root: Path, pattern: str) -> Sequence[str]:
+        return scan.matching(pattern, root, self.format)
+
+    @property
+    def notes_rows(self) -> bool:
+        return self.bad_rows != "error"
 
     def identity(self) -> Mapping[str, Any]:
         return self.model_dump(mode="json", exclude={"path", "partitions", "split"})

@@ -1,0 +1,176 @@
+"""`kubernetes`: a cluster of pods.
+
+From here, the driver is this process: a DaskCluster is made for this run, reached through the API server, and deleted at the end;
+should this process die, the operator deletes it when it has been idle for long. In there, the driver is the pod of a DaskJob, beside
+a scheduler that is there already (`pipelines k8s submit`). What else a run does is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from asyncio import CancelledError
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, ClassVar
+
+import dask
+from distributed import Client
+from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
+
+from pipelines.code import Code
+from pipelines.errors import Issue, MachineError, PipelineError
+from pipelines.executors.base import Progress
+from pipelines.executors.cluster import Cluster, File, Project, answering, compare
+from pipelines.graph import Graph, Key, Table, register_serializers
+from pipelines.k8s.api import Kube, Object
+from pipelines.k8s.manifests import Setting, cluster, new_name
+from pipelines.k8s.reach import covered, travelling
+from pipelines.k8s.watch import State, Watch, remove
+from pipelines.spec import Spec
+
+_LOOK_SECONDS = 2.0
+_SCHEDULER_SECONDS = 30
+
+
+class Kubernetes(Cluster):
+    kind: ClassVar[str] = "kubernetes"
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec, self.options = spec, spec.executor.kubernetes
+        self.files = travelling(spec)
+        self.watch: Watch | None = None
+        self.looked = 0.0
+
+    @property
+    def described(self) -> str:
+        workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+        return f"Kubernetes, {self.place} ({workers} worker{'s' * (workers != 1)}, {self.slots} threads)"
+
+    def sees(self, path: str) -> bool:
+        return covered(path, self.spec)
+
+    def __enter__(self) -> Kubernetes:
+        for name in ("distributed", "bokeh", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self.stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": f"{_SCHEDULER_SECONDS}s"}))
+        try:
+            if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
+                self.in_there(address)
+            else:
+                self.from_here()
+            register_serializers()
+            workers = self.client.scheduler_info(n_workers=-1)["workers"]
+            self.slots = sum(worker["nthreads"] for worker in workers.values())
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def in_there(self, address: str) -> None:
+        self.place = address.removeprefix("tcp://").split("-scheduler")[0]
+        deadline = time.monotonic() + self.options.start_timeout
+        self.connect(address, self.options.start_timeout)
+        while not self.client.scheduler_info(n_workers=-1)["workers"]:
+            if time.monotonic() > deadline:
+                remedy = "is there room for one? `pipelines k8s status` shows the pods"
+                raise MachineError(Issue(f"no worker came up within {self.options.start_timeout} s", remedy))
+            time.sleep(0.2)
+        self.dashboard = answering(self.client.dashboard_link)
+
+    def from_here(self) -> None:
+        kube = self.stack.enter_context(Kube(self.options.context, self.options.namespace))
+        self.place = self.options.attach or new_name(self.spec.name)
+        if self.options.attach:
+            if kube.get("DaskCluster", self.place) is None:
+                raise MachineError(Issue(f"there is no DaskCluster {self.place} in {kube.namespace}", "kubectl get daskclusters"))  # fmt: skip
+        else:
+            self.stack.callback(remove, kube, self.place)
+            kube.create(cluster(Setting(self.place, self.spec.executor, self.spec.root)))
+        self.watch = Watch(kube, self.place, start_timeout=self.options.start_timeout)
+        pod = self.watch.scheduler()
+        self.connect(f"tcp://127.0.0.1:{self.stack.enter_context(kube.forwarded(pod, 8786))}", _SCHEDULER_SECONDS)
+        self.watch.until(self.has_workers, "no worker connected")
+        compare(self.client, f"the cluster {self.place}")
+        port = self.stack.enter_context(_forwarded(kube, pod, self.spec.executor.dashboard_port))
+        self.dashboard = answering(f"http://127.0.0.1:{port}/status")
+
+    def connect(self, address: str, seconds: float) -> None:
+        try:
+            client = Client(address, timeout=f"{seconds}s", set_as_default=False)
+        except (OSError, TimeoutError) as error:
+            raise MachineError(Issue(f"no scheduler answers at {address}: {error}", "kubectl logs of its pod says why")) from None  # fmt: skip
+        self.client = self.stack.enter_context(client)
+
+    def has_workers(self, state: State) -> bool:
+        return bool(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.stack.close()
+        except MachineError as left:
+            if not isinstance(error, PipelineError):
+                raise
+            error.notes += tuple(issue.message for issue in left.issues)
+
+    def ship(self, codes: Iterable[Code]) -> None:
+        plugin = Project(codes, [File.of(path) for path in self.files])
+        with self.lost():
+            self.client.register_plugin(plugin, name=f"pipelines-{id(plugin):x}")
+        self.stack.callback(self._unship, f"pipelines-{id(plugin):x}")
+
+    def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:
+        with self.lost():
+            return super().compute(graph, keys, progress)
+
+    def persist(self, table: Table, progress: Progress) -> Mapping[Key, Any]:
+        with self.lost():
+            return super().persist(table, progress)
+
+    def _pause(self, waiting: list[Any]) -> None:
+        super()._pause(waiting)
+        if self.watch is not None and time.monotonic() - self.looked > _LOOK_SECONDS:
+            self.watch.check()
+            self.looked = time.monotonic()
+
+    @contextmanager
+    def lost(self) -> Iterator[None]:
+        """A connection that ended, as an error that says why; what the pods say goes beside what Dask says."""
+        try:
+            yield
+        except (OSError, TimeoutError, CommClosedError, CancelledError, FutureCancelledError) as error:
+            remedy = "run again: what is in durable checkpoints is not computed again"
+            lost = MachineError(Issue(f"the scheduler was lost ({type(error).__name__}): its pod ended, or the way to it", remedy))  # fmt: skip
+            raise self.explained(lost) from None
+        except MachineError as error:
+            raise self.explained(error) from None
+
+    def explained(self, error: MachineError) -> MachineError:
+        if self.watch is not None and not error.notes:
+            try:
+                state = self.watch.state()
+            except MachineError:
+                return error
+            if cause := state.fatal():
+                error = MachineError(*error.issues, cause)
+            error.notes = state.told()
+        return error
+
+
+def _forwarded(kube: Kube, pod: Object, port: int) -> Any:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return kube.forwarded(pod, 8787)
+    return kube.forwarded(pod, 8787, port or None)
