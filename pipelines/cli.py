@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
+from pipelines.k8s import commands as kubernetes
 from pipelines.pipeline import Pipeline, load
 from pipelines.spec import EXECUTORS, project_root
 from pipelines.types import size_text
@@ -73,7 +74,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.fail(f"unknown command {word!r}", did_you_mean(word, commands))
     options, strange = parser.parse_known_args(given)
     if strange:
-        command = commands[word]
+        command = commands.get(" ".join(given[:2]), commands[word])
         remedy = f"{command.prog} --help"
         if strange[0].startswith("-"):
             known = [option for action in command._actions for option in action.option_strings]
@@ -125,6 +126,10 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     _config(graph)
     graph.add_argument("-o", dest="output", metavar="FILE", help="the SVG file (default: named after the config; - prints it)")  # fmt: skip
 
+    check.add_argument(
+        "--executor", choices=("kubernetes",), help="also whether its workers reach all files that are read and written"
+    )
+
     run = command(
         "run", _run, "run a pipeline and show the head of each result", "pipelines run configs/stock_groupby.yaml --executor threads -p partitions=8"
     )  # fmt: skip
@@ -175,6 +180,19 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
 
     steps = command("steps", _steps, "list the kinds of steps, or explain one", "pipelines steps aggregate")
     steps.add_argument("kind", metavar="KIND", nargs="?", help="a kind: its documentation, options and an example")
+
+    k8s = command(
+        "k8s", None, "run on Kubernetes: doctor, render, submit, status, logs, dashboard, cancel, cleanup", "pipelines k8s submit configs/stock_groupby.yaml --wait"
+    )  # fmt: skip
+    inside = k8s.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    def within(name: str, call: object, text: str, example: str) -> _Parser:
+        made: _Parser = inside.add_parser(name, help=text, description=f"{text}.\n\nexample:\n  {example}")
+        made.set_defaults(command=call)
+        commands[f"k8s {name}"] = made
+        return made
+
+    kubernetes.add(within, _config, _loaded)
 
     schema = command(
         "schema", _schema, "print the JSON Schema of configs, for editors", "pipelines schema -o pipelines.schema.json"
@@ -278,7 +296,12 @@ def _check(options: argparse.Namespace) -> int:
     params, found, codes = _params(options), list[tuple[Path, Sequence[Issue]]](), set[int]()
     for config in options.config:
         try:
-            plan = load(config, params, options.overlays).plan()
+            pipeline = load(config, params, options.overlays)
+            plan = pipeline.plan()
+            if "kubernetes" in (options.executor, pipeline.spec.executor.kind):
+                from pipelines.k8s.reach import travelling
+
+                travelling(pipeline.spec)
         except PipelineError as error:
             codes.add(error.exit_code)
             found.append((config, error.issues))

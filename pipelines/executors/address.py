@@ -9,8 +9,9 @@ from typing import ClassVar
 from distributed import Client
 from distributed.versions import VersionMismatchWarning
 
+from pipelines.dashboard import answering
 from pipelines.errors import Issue, MachineError
-from pipelines.executors.cluster import Cluster, answering, compare
+from pipelines.executors.cluster import Cluster, compare
 from pipelines.graph import register_serializers
 
 _SECONDS = 10

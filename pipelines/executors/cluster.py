@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-import urllib.request
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,11 @@ from pipelines.errors import Issue, MachineError, keep_secret, kept_secrets
 from pipelines.events import TOPIC
 from pipelines.executors.base import Lost, OutOfMemory, Overdue, Progress, Timing
 from pipelines.graph import Graph, Key, Table, register_serializers
+from pipelines.versions import PACKAGES, telling, versions
 
 _POLL_SECONDS = 0.1
 _DEATHS = 3
 """So often workers may die for want of memory with tasks of one stage."""
-_SAME = ("pipelines", "dask", "distributed", "polars", "pyarrow", "cloudpickle", "msgpack")
 _SECONDS = 10
 
 
@@ -235,29 +234,16 @@ def _timings(dask_scheduler: Any, names: set[str]) -> tuple[dict[str, Timing], i
     return found, memory, sum(int(worker.metrics.get("spilled_bytes", {}).get("disk", 0)) for worker in workers)
 
 
-def answering(link: str) -> str | None:
-    """The link, if the dashboard's page is there with content."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(link, timeout=2) as answer:
-                if b"bokeh" in answer.read().lower():
-                    return link
-        except OSError:
-            time.sleep(0.05)
-    return None
-
-
 def compare(client: Client, cluster: str, remedy: str = "") -> None:
     """Raises MachineError when scheduler or workers have other versions than this process, or there are no workers."""
-    versions = _by_value()
+    told = telling()
     try:
         client.wait_for_workers(1, timeout=_SECONDS)
     except TimeoutError:
         raise MachineError(Issue(f"{cluster} has no workers", remedy)) from None
-    there = {"the scheduler": client.run_on_scheduler(versions, _SAME)}
-    there |= {f"the worker {name}": found for name, found in client.run(versions, _SAME).items()}
-    here = versions(_SAME)
+    there = {"the scheduler": client.run_on_scheduler(told, PACKAGES)}
+    there |= {f"the worker {name}": found for name, found in client.run(told, PACKAGES).items()}
+    here = versions()
     wrong = dict[tuple[str, str | None], list[str]]()
     for where, found in there.items():
         for package in here:
@@ -275,31 +261,3 @@ def compare(client: Client, cluster: str, remedy: str = "") -> None:
         issues.append(Issue(f"{where} has {package} {found or 'not at all'}, this process {wanted}", remedy))
     if issues:
         raise MachineError(*issues)
-
-
-def _by_value() -> Callable[[tuple[str, ...]], dict[str, str | None]]:
-    """What tells the versions, as a function that travels by value: where it is called, this package may be missing."""
-
-    def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
-        import hashlib
-        import importlib.metadata
-        import importlib.util
-        import pathlib
-        import platform
-
-        found: dict[str, str | None] = {"Python": ".".join(platform.python_version_tuple()[:2])}
-        for package in packages:
-            try:
-                found[package] = importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
-                found[package] = None
-        spec = importlib.util.find_spec("pipelines")
-        if spec is not None and spec.submodule_search_locations:
-            content = hashlib.sha256()
-            folder = pathlib.Path(next(iter(spec.submodule_search_locations)))
-            for path in sorted(folder.rglob("*.py")):
-                content.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-            found["pipelines"] = f"{found['pipelines'] or ''} ({content.hexdigest()[:8]})".strip()
-        return found
-
-    return versions

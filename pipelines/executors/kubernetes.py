@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from asyncio import CancelledError
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +22,13 @@ import dask
 from distributed import Client
 from distributed.client import FutureCancelledError
 from distributed.comm import CommClosedError
+from distributed.versions import VersionMismatchWarning
 
 from pipelines.code import Code
+from pipelines.dashboard import answering
 from pipelines.errors import Issue, MachineError, PipelineError
 from pipelines.executors.base import Progress
-from pipelines.executors.cluster import Cluster, File, Project, answering, compare
+from pipelines.executors.cluster import Cluster, File, Project, compare
 from pipelines.graph import Graph, Key, Table, register_serializers
 from pipelines.k8s.api import Kube, Object
 from pipelines.k8s.manifests import Setting, cluster, new_name
@@ -101,11 +104,20 @@ class Kubernetes(Cluster):
         self.dashboard = answering(f"http://127.0.0.1:{port}/status")
 
     def connect(self, address: str, seconds: float) -> None:
-        try:
-            client = Client(address, timeout=f"{seconds}s", set_as_default=False)
-        except (OSError, TimeoutError) as error:
-            raise MachineError(Issue(f"no scheduler answers at {address}: {error}", "kubectl logs of its pod says why")) from None  # fmt: skip
-        self.client = self.stack.enter_context(client)
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with warnings.catch_warnings():  # of other versions: `compare` says it
+                    warnings.simplefilter("ignore", VersionMismatchWarning)
+                    client = Client(address, timeout="5s", set_as_default=False)
+            except (OSError, TimeoutError, MemoryError) as error:  # memory: what answered is no scheduler
+                if time.monotonic() > deadline:
+                    remedy = "kubectl logs of its pod says why"
+                    raise MachineError(Issue(f"no scheduler answers at {address}: {error}", remedy)) from None
+                time.sleep(0.5)
+            else:
+                self.client = self.stack.enter_context(client)
+                return
 
     def has_workers(self, state: State) -> bool:
         return bool(self.client.scheduler_info(n_workers=-1)["workers"])

@@ -19,9 +19,10 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, performance_report
 
+from pipelines.dashboard import answering
 from pipelines.errors import Issue, MachineError
 from pipelines.executors.base import memory_in_use
-from pipelines.executors.cluster import Cluster, answering
+from pipelines.executors.cluster import Cluster
 from pipelines.graph import register_serializers
 
 

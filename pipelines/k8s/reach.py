@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +21,16 @@ def covered(path: str, spec: Spec) -> bool:
         return True
     whole = PurePosixPath(spec.root, path)
     return any(whole.is_relative_to(mount) for mount in spec.executor.kubernetes.volumes)
+
+
+def planned_here(spec: Spec) -> bool:
+    """Whether this machine has all of the input: a volume may be in the cluster only."""
+    patterns = (pattern for step in spec.steps for pattern in step.step.patterns())
+    return all("://" in each or not covered(each, spec) or _is_here(each, spec.root) for each in patterns)
+
+
+def _is_here(pattern: str, root: Path) -> bool:
+    return any(glob.iglob(str(root / pattern), recursive=True))
 
 
 def travelling(spec: Spec) -> list[Path]:

@@ -6,14 +6,19 @@ A plain end would lose results, and counts against the tasks at work.
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from urllib.parse import urlsplit
 
 
 def main() -> None:
-    from distributed import Client
-
+    address = os.environ["DASK_SCHEDULER_ADDRESS"]
     try:
-        with Client(os.environ["DASK_SCHEDULER_ADDRESS"], timeout="5s", set_as_default=False) as client:
+        where = urlsplit(address)
+        socket.create_connection((where.hostname or "", where.port or 0), timeout=2).close()
+        from distributed import Client
+
+        with Client(address, timeout="5s", set_as_default=False) as client:
             # the pod ends the process itself, when this returns
             client.sync(
                 client.scheduler.retire_workers,
@@ -22,8 +27,10 @@ def main() -> None:
                 remove=True,
                 callback_timeout=40,
             )
-    except Exception as error:  # the whole cluster is going: nobody is there to take it
+    except (OSError, TimeoutError, MemoryError) as error:  # the whole cluster is going: nobody is there to take it
         print(f"not retired: {error}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
