@@ -138,7 +138,9 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         stack.enter_context(_temporaries(staged, folder, mark))  # outside: tasks still at work could leave more
         rooms = stack.enter_context(ExitStack())  # closed after the executor, whose tasks use it
         where = rooms.enter_context(_room(spec, staged, executor))
-        lowered = lower(staged, room=where, ending=Ending(str(folder), mark, asked.head, executor.sees), durable=durable)
+        lowered = lower(
+            staged, room=where, ending=Ending(str(folder), mark, asked.head, executor.sees), durable=durable
+        )
         doing = f"running {spec.name} on"
         if durable is not None:
             _explained(staged, lowered, durable, record)

@@ -242,10 +242,11 @@ class _Reader:
             if isinstance(data, str):
                 data = {"kind": "address", "address": data} if "://" in data else {"kind": data}
             if isinstance(data, dict):
-                executor = self.validated(ExecutorOptions, data, node) or executor
+                found = self.validated(ExecutorOptions, data, node)
+                executor = found or executor
                 if executor.kind == "address" and executor.address is None:
                     self.add(node.place, "no address is given", "add `address: tcp://host:8786`")
-                if "kind" in node.keys:  # else `--executor` may be meant to say it
+                if found and "kind" in node.keys:  # else `--executor` may be meant to say it
                     self.unused(executor, node)
             else:
                 self.add(
@@ -396,14 +397,16 @@ class _Reader:
     def invalid(self, cls: type[BaseModel], path: tuple[str | int, ...], found: list[Any], node: Node) -> None:
         there = node.find(path)
         option = ".".join(str(part) for part in path if isinstance(part, str))
+        # options inside of options
+        inner = KubernetesOptions if cls is ExecutorOptions and path[0] == "kubernetes" and len(path) > 1 else cls
         example = f"for example `{cls.example}`" if issubclass(cls, Step) else ""
         if found[0]["type"] == "extra_forbidden":
-            where = node.keys.get(str(path[-1]), node.place)
-            self.add(where, f"unknown option {option!r}", did_you_mean(option, _options(cls)))
+            where = node.find(path[:-1]).keys.get(str(path[-1]), node.place)
+            self.add(where, f"unknown option {option!r}", did_you_mean(str(path[-1]), _options(inner)))
         elif found[0]["type"] == "missing":
             self.add(node.place, f"the option {option!r} is missing", example)
         else:
-            field = _options(cls).get(str(path[0])) if path else None
+            field = _options(inner).get(str(path[0 if inner is cls else 1])) if path else None
             remedy = (field.description if field else None) or example
             if isinstance(there.value, str) and found[0]["type"] in ("int_type", "bool_type", "float_type"):
                 remedy = _unquoted(there.value, found[0]["type"]) or remedy

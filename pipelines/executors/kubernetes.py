@@ -12,24 +12,20 @@ import os
 import sys
 import time
 import warnings
-from asyncio import CancelledError
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, ClassVar
 
 import dask
 from distributed import Client
-from distributed.client import FutureCancelledError
-from distributed.comm import CommClosedError
 from distributed.versions import VersionMismatchWarning
 
 from pipelines.code import Code
 from pipelines.dashboard import answering
 from pipelines.errors import Issue, MachineError, PipelineError
-from pipelines.executors.base import Progress
 from pipelines.executors.cluster import Cluster, File, Project, compare
-from pipelines.graph import Graph, Key, Table, register_serializers
+from pipelines.graph import register_serializers
 from pipelines.k8s.api import Kube, Object
 from pipelines.k8s.manifests import Setting, cluster, new_name
 from pipelines.k8s.reach import covered, travelling
@@ -68,6 +64,7 @@ class Kubernetes(Cluster):
             else:
                 self.from_here()
             register_serializers()
+            self.listen()
             workers = self.client.scheduler_info(n_workers=-1)["workers"]
             self.slots = sum(worker["nthreads"] for worker in workers.values())
         except BaseException:
@@ -134,17 +131,9 @@ class Kubernetes(Cluster):
 
     def ship(self, codes: Iterable[Code]) -> None:
         plugin = Project(codes, [File.of(path) for path in self.files])
-        with self.lost():
+        with self._guarded():
             self.client.register_plugin(plugin, name=f"pipelines-{id(plugin):x}")
         self.stack.callback(self._unship, f"pipelines-{id(plugin):x}")
-
-    def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:
-        with self.lost():
-            return super().compute(graph, keys, progress)
-
-    def persist(self, table: Table, progress: Progress) -> Mapping[Key, Any]:
-        with self.lost():
-            return super().persist(table, progress)
 
     def _pause(self, waiting: list[Any]) -> None:
         super()._pause(waiting)
@@ -153,27 +142,18 @@ class Kubernetes(Cluster):
             self.looked = time.monotonic()
 
     @contextmanager
-    def lost(self) -> Iterator[None]:
-        """A connection that ended, as an error that says why; what the pods say goes beside what Dask says."""
+    def _guarded(self) -> Iterator[None]:
+        """What the pods say goes beside what Dask says."""
         try:
-            yield
-        except (OSError, TimeoutError, CommClosedError, CancelledError, FutureCancelledError) as error:
-            remedy = "run again: what is in durable checkpoints is not computed again"
-            lost = MachineError(Issue(f"the scheduler was lost ({type(error).__name__}): its pod ended, or the way to it", remedy))  # fmt: skip
-            raise self.explained(lost) from None
+            with super()._guarded():
+                yield
         except MachineError as error:
-            raise self.explained(error) from None
-
-    def explained(self, error: MachineError) -> MachineError:
-        if self.watch is not None and not error.notes:
-            try:
-                state = self.watch.state()
-            except MachineError:
-                return error
-            if cause := state.fatal():
-                error = MachineError(*error.issues, cause)
-            error.notes = state.told()
-        return error
+            if self.watch is not None and not error.notes:
+                with suppress(MachineError):
+                    state = self.watch.state()
+                    error.issues += tuple(filter(None, [state.fatal()]))
+                    error.notes = state.told()
+            raise
 
 
 def _forwarded(kube: Kube, pod: Object, port: int) -> Any:

@@ -88,7 +88,8 @@ def unpacked(archive: bytes) -> Order:
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         told = opened.extractfile(_ORDER)
         assert told is not None
-        order = Order(**json.load(told))
+        read = json.load(told)
+        order = Order(**{**read, "args": tuple(read["args"]), "covered": tuple(read["covered"])})
         root = Path(order.root)
         (root / "runs").mkdir(parents=True, exist_ok=True)  # which marks it as a project's folder
         for entry in opened:

@@ -68,7 +68,7 @@ def _made(order: Order) -> list[Path]:
         if not (folder / "record.json").exists() or folder.name.startswith(".") or stays(folder):
             continue
         found.append(folder)
-        outputs = json.loads((folder / "record.json").read_text()).get("outputs", {})
+        outputs = json.loads((folder / "record.json").read_text()).get("outputs") or {}
         paths = (Path(output["path"]) for output in outputs.values() if output["path"])
         found += [
             path for path in paths if path.is_relative_to(root) and not path.is_relative_to(folder) and not stays(path)

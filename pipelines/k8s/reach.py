@@ -55,6 +55,12 @@ def travelling(spec: Spec) -> list[Path]:
         if step.step.notes_rows and not covered("runs", spec):
             what = f"the step {step.name!r} notes bad rows in the run's folder, which Kubernetes' workers do not see"
             issues.append(Issue(what, _mount(spec.root / "runs"), step.place))
+    store = spec.store.url if spec.store else "runs/.store"
+    if not covered(store, spec):
+        for step in spec.steps:
+            if step.checkpoint == "disk":
+                what = f"the step {step.name!r} is kept in the store {store}, which Kubernetes' workers do not see"
+                issues.append(Issue(what, f"`store: s3://bucket/folder`, or {_mount(spec.root / store)}", step.place))
     issues += _too_large(found, spec)
     if issues:
         raise ConfigError(*dict.fromkeys(issues))

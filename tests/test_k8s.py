@@ -1,0 +1,554 @@
+"""On a real cluster: runs, faults and what is left. `make test-k8s` runs it.
+
+Uses the cluster that KUBECONFIG names, when PIPELINES_K8S_IMAGE says what image it has; else starts one with ../shared/k8s, builds the
+image into it, and stops it afterwards. Everything is done as the launcher, with its Role only; the operator has its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.k8s, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ROOT.parent / "shared/k8s"
+SPACE = "pipelines"
+KINDS = "pods,services,deployments,replicasets,daskjobs,daskclusters,daskworkergroups,daskautoscalers"
+FAST = {"cpu": "100m", "pull": "Never", "namespace": SPACE, "start_timeout": 120}
+PROJECT = """
+import os, time
+
+def slow(x: int) -> int:
+    time.sleep({seconds})
+    return x * x
+
+def greedy(x: int) -> int:
+    held = [b"x" * (64 << 20) for _ in range(100)]
+    return len(held)
+"""
+
+
+class Admin:
+    """kubectl with all rights: makes what tests need, and looks at what is there."""
+
+    def __init__(self, kubeconfig: str, image: str) -> None:
+        self.kubeconfig, self.image = kubeconfig, image
+
+    def run(self, *args: str, stdin: str | None = None, check: bool = True) -> str:
+        done = subprocess.run(
+            ["kubectl", "--kubeconfig", self.kubeconfig, *args],
+            input=stdin, capture_output=True, text=True, timeout=180, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"kubectl {args}: {done.stderr}"
+        return done.stdout
+
+    def get(self, kind: str, *args: str, namespace: str = SPACE) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.run("get", kind, "-n", namespace, "-o", "json", *args))["items"]
+        return found
+
+    def pods(self, component: str, run: str | None = None) -> list[dict[str, Any]]:
+        labels = f"dask.org/component={component}" + (f",dask.org/cluster-name={run}" if run else "")
+        return self.get("pods", "-l", labels)
+
+    def make(self, target: str) -> str:
+        overlay = "tests/k8s" if '"minor": "20"' in self.run("version", "-o", "json") else "deploy/k8s/overlays/dev"
+        command = ["make", "-s", target, f"OVERLAY={overlay}", f"IMAGE={self.image}"]
+        env = {**os.environ, "KUBECONFIG": self.kubeconfig}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def left(self) -> list[str]:
+        """What runs have left."""
+        return self.run("get", KINDS, "-n", SPACE, "-o", "name").split() + [
+            f"configmap/{each['metadata']['name']}" for each in self.get("configmaps", "-l", "app.kubernetes.io/part-of=pipelines")
+        ]  # fmt: skip
+
+    def wait(self, what: str, ready: Callable[[], Any], seconds: float = 90) -> Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            if found := ready():
+                return found
+            assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def admin() -> Iterator[Admin]:
+    """An empty cluster on which `make deploy` was run. Afterwards nothing of it is left."""
+    image, started = os.environ.get("PIPELINES_K8S_IMAGE"), False
+    kubeconfig = os.environ.get("KUBECONFIG", str(Path.home() / ".kube/config"))
+    if image is None:
+        if not (TOOLS / "up").exists():
+            pytest.skip("no cluster: set KUBECONFIG and PIPELINES_K8S_IMAGE")
+        running = subprocess.run(["pgrep", "-f", "bin/kubelet"], capture_output=True, check=False).returncode == 0
+        up = subprocess.run([TOOLS / "up"], capture_output=True, text=True, timeout=1200, check=True)
+        kubeconfig, image, started = up.stdout.split()[-1], "pipelines:0.1.0", not running
+        subprocess.run([TOOLS / "load-image", "build", image, ROOT], capture_output=True, timeout=1200, check=True)
+    found = Admin(kubeconfig, image)
+    with contextlib.suppress(AssertionError):
+        found.make("undeploy")
+    found.make("deploy")
+    yield found
+    found.make("undeploy")
+    assert found.run("get", "namespaces,crds,clusterroles,priorityclasses", "-o", "name").count("pipelines") == 0
+    assert "dask" not in found.run("get", "crds", "-o", "name")
+    if started:
+        subprocess.run([TOOLS / "down"], timeout=120, check=False)
+
+
+def kubeconfig_of(admin: Admin, account: str, path: Path) -> str:
+    """A kubeconfig of a service account."""
+    names = [each["metadata"]["name"] for each in admin.get("secrets")]
+    secret = next((name for name in names if name.startswith(f"{account}-token")), None)
+    if secret:
+        token = base64.b64decode(
+            json.loads(admin.run("get", "secret", secret, "-n", SPACE, "-o", "json"))["data"]["token"]
+        )
+    else:
+        token = admin.run("create", "token", account, "-n", SPACE, "--duration=3h").strip().encode()
+    read = yaml.safe_load(admin.run("config", "view", "--raw", "--minify", "--flatten"))
+    read["users"] = [{"name": account, "user": {"token": token.decode()}}]
+    read["contexts"][0]["context"]["user"] = account
+    path.write_text(yaml.safe_dump(read))
+    path.chmod(0o600)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def launcher(admin: Admin, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return kubeconfig_of(admin, "pipelines-launcher", tmp_path_factory.mktemp("launcher") / "config")
+
+
+class Runs:
+    """`pipelines` as a command, with the launcher's rights."""
+
+    def __init__(self, project: Path, kubeconfig: str, image: str) -> None:
+        self.project, self.image = project, image
+        self.env = {**os.environ, "KUBECONFIG": kubeconfig, "PYTHONPATH": str(ROOT)}
+
+    def config(
+        self, steps: str, seconds: float = 0.5, executor: dict[str, Any] | None = None, **kubernetes: Any
+    ) -> Path:
+        (self.project / "mine.py").write_text(PROJECT.format(seconds=seconds))
+        options = {"kind": "kubernetes", **(executor or {}), "kubernetes": {**FAST, "image": self.image, **kubernetes}}
+        path = self.project / "config.yaml"
+        path.write_text(f"name: test\nexecutor: {json.dumps(options)}\nsteps:\n{steps}")
+        return path
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "pipelines", *args]
+        return subprocess.Popen(
+            command, cwd=self.project, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def run(self, *args: str, seconds: float = 240) -> tuple[int, str]:
+        running = self.start(*args)
+        try:
+            said, _ = running.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            raise AssertionError(f"{args} hangs: {running.communicate()[0]}") from None
+        return running.returncode, said
+
+    def output(self) -> bytes:
+        found = sorted(self.project.glob("runs/*/out.parquet"))
+        return found[-1].read_bytes()
+
+    def here(self) -> bytes:
+        """What the same run gives in this process."""
+        code, said = self.run("run", "config.yaml", "--executor", "serial")
+        assert code == 0, said
+        return self.output()
+
+
+SQUARES = "  squares: {map: {function: mine:slow, range: [1, 60]}}\n  out: {write: '${run}/out.parquet'}\n"
+
+
+@pytest.fixture
+def runs(admin: Admin, launcher: str, project: Path) -> Iterator[Runs]:
+    yield Runs(project, launcher, admin.image)
+    left = admin.left()
+    if left:
+        admin.run(
+            "delete",
+            "daskjobs,daskclusters,configmaps",
+            "-n",
+            SPACE,
+            "-l",
+            "app.kubernetes.io/part-of=pipelines",
+            check=False,
+        )
+    assert left == []
+
+
+def busy(admin: Admin, running: subprocess.Popen[str], workers: int = 2) -> str:
+    """Waits until tasks run on as many workers; the run's name."""
+
+    def ready() -> str | None:
+        if running.poll() is not None:
+            raise AssertionError(running.communicate()[0])
+        found = [
+            p
+            for p in admin.pods("worker")
+            if p["status"]["phase"] == "Running" and "deletionTimestamp" not in p["metadata"]
+        ]
+        name = found[0]["metadata"]["labels"]["dask.org/cluster-name"] if len(found) >= workers else None
+        if name and metrics(admin, name).get('dask_scheduler_tasks{state="memory"}', 0) >= 2:
+            return name
+        return None
+
+    found: str = admin.wait("workers at work", ready)
+    return found
+
+
+def metrics(admin: Admin, run: str) -> dict[str, float]:
+    url = f"/api/v1/namespaces/{SPACE}/services/{run}-scheduler:8787/proxy/metrics"
+    lines = (
+        line.rsplit(" ", 1)
+        for line in admin.run("get", "--raw", url, check=False).splitlines()
+        if line[:1] not in ("", "#")
+    )
+    return {name: float(value) for name, value in lines}
+
+
+# ---- what works
+
+
+def test_from_nothing_to_the_same_bytes(admin: Admin) -> None:
+    """`make deploy` was just run; `make run-k8s`: result, record and log are here, and nothing is there."""
+    env = {**os.environ, "KUBECONFIG": admin.kubeconfig}
+    overlay = ROOT / "runs/.test-k8s.yaml"
+    overlay.parent.mkdir(exist_ok=True)
+    overlay.write_text(yaml.safe_dump({"executor": {"kubernetes": {"cpu": "100m", "pull": "Never"}}}))
+    command = [
+        "make",
+        "-s",
+        "run-k8s",
+        "CONFIG=configs/stock_groupby.yaml",
+        f"IMAGE={admin.image}",
+        f"ARGS=--overlay {overlay}",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    overlay.unlink()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "(6,558 rows in all)" in done.stdout
+    assert re.search(r"dashboard: http://127\.0\.0\.1:\d+/status", done.stderr)
+    found = re.search(r"record, results and log: (.+)", done.stderr)
+    assert found
+    folder = Path(found[1])
+    assert "running stock-groupby on Kubernetes" in (folder / "log.txt").read_text()
+    record = json.loads((folder / "record.json").read_text())
+    assert record["exit_code"] == 0
+    local = subprocess.run([sys.executable, "-m", "pipelines", "run", "configs/stock_groupby.yaml", "--executor", "serial"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)  # fmt: skip
+    here = re.search(r"written to (\S+)", local.stdout)
+    assert here
+    assert (folder / "by_date.parquet").read_bytes() == (ROOT / here[1]).read_bytes()
+    assert admin.left() == []
+
+
+def test_from_here_with_a_file_that_travels_and_code(admin: Admin, runs: Runs) -> None:
+    """Also the dashboard's content and metrics, through port-forwards; no pod has a token; pods are as they were validated."""
+    (runs.project / "data.csv").write_text("x,y\n" + "".join(f"{i},{i / 7}\n" for i in range(20_000)))
+    steps = "  d: {read: {path: data.csv, partitions: 4}}\n  s: {aggregate: {by: [x], y: sum(y)}, checkpoint: memory}\n"
+    runs.config(
+        steps + "  out: {write: '${run}/out.parquet'}\n" + SQUARES.replace("out:", "more:").replace("out.", "more."), 1
+    )
+    running = runs.start("run", "config.yaml")
+    name = busy(admin, running)
+    found = metrics(admin, name)
+    assert found["dask_scheduler_desired_workers"] >= 1
+    assert found['dask_scheduler_workers{state="idle"}'] + found['dask_scheduler_workers{state="partially_saturated"}'] + found['dask_scheduler_workers{state="saturated"}'] == 2  # fmt: skip
+    shown = runs.start("k8s", "dashboard", name, "--port", "0", "--namespace", SPACE)
+    assert shown.stdout is not None
+    link = re.search(r"http://\S+/status", shown.stdout.readline())
+    assert link
+    with urllib.request.urlopen(link[0], timeout=20) as page:
+        assert b"Dask: Status" in page.read()
+    with urllib.request.urlopen(link[0].replace("/status", "/metrics"), timeout=20) as page:
+        assert b"dask_scheduler_tasks_suspicious_total" in page.read()
+    shown.send_signal(signal.SIGINT)
+    assert shown.wait(30) == 130
+    for pod in admin.get("pods"):
+        assert pod["spec"]["automountServiceAccountToken"] is False
+        assert not [v for v in pod["spec"]["volumes"] if "secret" in v or "projected" in v]
+    worker = admin.pods("worker", name)[0]["metadata"]["name"]
+    code = "import os; print(os.getuid(), os.path.exists('/var/run/secrets/kubernetes.io'), os.access('/opt', os.W_OK))"
+    assert admin.run("exec", "-n", SPACE, worker, "--", "python", "-c", code).split() == ["10001", "False", "False"]
+    said = running.communicate(timeout=200)[0]
+    assert running.returncode == 0, said
+    assert "dashboard: http://127.0.0.1:" in said
+    assert runs.output() == runs.here()
+    assert (len(list(runs.project.glob("runs/*/more.parquet")))) == 2
+
+
+def test_attach_uses_a_cluster_and_leaves_it(admin: Admin, runs: Runs) -> None:
+    from pipelines.k8s.manifests import Setting, cluster
+    from pipelines.spec import ExecutorOptions, KubernetesOptions
+
+    options = ExecutorOptions(workers=1, kubernetes=KubernetesOptions(**FAST, image=admin.image))
+    admin.run("create", "-n", SPACE, "-f", "-", stdin=json.dumps(cluster(Setting("mine", options, runs.project))))
+    try:
+        runs.config(SQUARES, 0.0, attach="mine")
+        code, said = runs.run("run", "config.yaml")
+        assert code == 0, said
+        assert "on Kubernetes, mine (1 worker, 1 threads)" in said
+        assert [each["metadata"]["name"] for each in admin.get("daskclusters")] == ["mine"]
+        runs.config(SQUARES, 0.0, attach="yours")
+        code, said = runs.run("run", "config.yaml")
+        assert (code, "there is no DaskCluster yours" in said) == (4, True)
+    finally:
+        admin.run("delete", "daskcluster", "mine", "-n", SPACE)
+        admin.wait("gone", lambda: not admin.left())
+
+
+# ---- faults
+
+
+def test_workers_that_are_killed_and_deleted(admin: Admin, runs: Runs) -> None:
+    runs.config(SQUARES)
+    running = runs.start("run", "config.yaml")
+    name = busy(admin, running)
+    first, second = admin.pods("worker", name)
+    dask_name = first["spec"]["containers"][0]["env"]
+    worker = next(each["value"] for each in dask_name if each["name"] == "DASK_WORKER_NAME")
+    _kill(worker)
+    admin.run("delete", "pod", "-n", SPACE, second["metadata"]["name"], "--wait=false")
+    said = running.communicate(timeout=240)[0]
+    assert running.returncode == 0, said
+    assert runs.output() == runs.here()
+
+
+def _kill(argument: str) -> None:
+    """SIGKILL from outside, where the node is this machine."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes().decode().split("\0")
+            if argument in words and "worker" in words:
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+                return
+    pytest.skip("the node is not this machine")
+
+
+@pytest.mark.parametrize("way", ["here", "there"])
+def test_a_scheduler_that_is_killed(admin: Admin, runs: Runs, way: str) -> None:
+    """The run starts again on another scheduler, or ends with a clear error; it does not hang."""
+    runs.config(SQUARES, 0.4)
+    running = runs.start(*(["run", "config.yaml"] if way == "here" else ["k8s", "submit", "config.yaml", "--wait"]))
+    name = busy(admin, running)
+    pod = admin.pods("scheduler", name)[0]["metadata"]["name"]
+    admin.run("delete", "pod", "-n", SPACE, pod, "--grace-period=0", "--force")
+    said = running.communicate(timeout=300)[0]
+    assert running.returncode in (0, 4), said
+    assert "the scheduler is gone" in said
+    if running.returncode == 0:
+        assert runs.output() == runs.here()
+
+
+def test_scaling_up_and_down_loses_nothing(admin: Admin, runs: Runs) -> None:
+    runs.config("  kept: {map: {function: mine:slow, range: [1, 16]}, checkpoint: memory}\n" + SQUARES, 0.7)
+    running = runs.start("run", "config.yaml")
+    name = busy(admin, running)
+
+    def scaled(count: int) -> None:
+        patch = json.dumps({"spec": {"worker": {"replicas": count}}})
+        admin.run("patch", "daskworkergroup", f"{name}-default", "-n", SPACE, "--type=merge", "-p", patch)
+        admin.wait(f"{count} workers", lambda: len([p for p in admin.pods("worker", name) if p["status"]["phase"] == "Running"]) == count, 120)  # fmt: skip
+
+    scaled(4)
+    scaled(2)
+    said = running.communicate(timeout=240)[0]
+    assert running.returncode == 0, said
+    suspicious = re.findall("died", said)
+    assert suspicious == []
+    assert runs.output() == runs.here()
+
+
+def test_a_driver_that_is_killed(admin: Admin, runs: Runs) -> None:
+    runs.config(SQUARES, 0.2, idle_timeout=5)
+    running = runs.start("run", "config.yaml")
+    busy(admin, running)
+    running.kill()
+    running.communicate()
+    admin.wait("the operator removes the cluster", lambda: not admin.left(), 120)
+
+
+@pytest.mark.parametrize("way", ["here", "there"])
+def test_ctrl_c_leaves_nothing(admin: Admin, runs: Runs, way: str) -> None:
+    runs.config(SQUARES, 1)
+    running = runs.start(*(["run", "config.yaml"] if way == "here" else ["k8s", "submit", "config.yaml", "--wait"]))
+    busy(admin, running)
+    running.send_signal(signal.SIGINT)
+    said = running.communicate(timeout=90)[0]
+    assert running.returncode == 130, said
+    assert admin.left() == []
+
+
+def test_a_submitted_run_is_listed_followed_and_removed(admin: Admin, runs: Runs) -> None:
+    runs.config(SQUARES, 0.1)
+    code, said = runs.run("k8s", "submit", "config.yaml")
+    assert code == 0, said
+    name = said.split()[0]
+    assert name in runs.run("k8s", "status", "--namespace", SPACE)[1]
+    code, said = runs.run("k8s", "logs", name, "--follow", "--namespace", SPACE)
+    assert code == 0, said
+    assert "running test on Kubernetes" in said
+    assert runs.output() == runs.here()
+    admin.wait("the end", lambda: "Succeeded" in runs.run("k8s", "status", "--namespace", SPACE)[1], 60)
+    assert "ended with exit code 0" in runs.run("k8s", "status", name, "--namespace", SPACE)[1]
+    assert runs.run("k8s", "cleanup", "--namespace", SPACE) == (0, f"removed {name}\n")
+
+
+def test_a_data_error_and_a_deadline(admin: Admin, runs: Runs) -> None:
+    (runs.project / "data.csv").write_text("x\n" + "1\n" * 40_000 + "oops\n" + "1\n" * 40_000)
+    runs.config("  d: {read: {path: data.csv, dtypes: {x: int64}}}\n  out: {write: '${run}/out.parquet'}\n")
+    code, said = runs.run("k8s", "submit", "config.yaml", "--wait")
+    assert code == 3, said
+    assert "data.csv, row 40,001" in said
+    runs.config(SQUARES, 5, deadline=25)
+    began = time.monotonic()
+    code, said = runs.run("k8s", "submit", "config.yaml", "--wait")
+    assert code == 4, said
+    assert "took longer than its deadline" in said
+    assert time.monotonic() - began < 90
+
+
+@pytest.mark.parametrize(
+    ("way", "changed", "expected", "seconds"),
+    [
+        ("here", {"image": "nowhere:1"}, "cannot start: ErrImageNeverPull", 60),
+        ("there", {"image": "nowhere.invalid/x:1", "pull": "IfNotPresent"}, "its image nowhere.invalid/x:1 is not pulled", 120),
+        ("here", {"scheduler_memory": "900GiB", "start_timeout": 8}, "exceeded quota", 60),
+        ("there", {"node_selector": {"no": "such"}, "cpu": "100m", "start_timeout": 15}, "no worker", 90),
+        ("here", {"node_selector": {"no": "such"}, "start_timeout": 10}, "didn't match", 60),
+        ("here", {"secrets": ["not-there"]}, "CreateContainerConfigError", 60),
+        ("here", {"service_account": "nobody"}, 'serviceaccount "nobody" not found', 60),
+        ("here", {"context": "elsewhere"}, "no Kubernetes context", 20),
+    ],
+    ids=["image", "pull", "quota", "no-worker", "pending", "secret", "account", "context"],
+)  # fmt: skip
+def test_pods_that_do_not_start(runs: Runs, way: str, changed: dict[str, Any], expected: str, seconds: float) -> None:
+    runs.config(SQUARES, **changed)
+    began = time.monotonic()
+    code, said = runs.run(*(["run", "config.yaml"] if way == "here" else ["k8s", "submit", "config.yaml", "--wait"]))
+    assert code == 4, said
+    assert expected in said
+    assert "Traceback" not in said
+    assert time.monotonic() - began < seconds
+
+
+def test_a_worker_that_needs_too_much_memory(runs: Runs) -> None:
+    runs.config("  big: {map: {function: mine:greedy, items: [1]}}\n", executor={"memory_limit": "600MiB"})
+    code, said = runs.run("run", "config.yaml")
+    assert code == 4, said
+    assert "OOMKilled" in said or "memory" in said
+
+
+def test_an_eviction(admin: Admin, runs: Runs) -> None:
+    """Of a worker: the run goes on."""
+    runs.config(SQUARES, 0.4)
+    running = runs.start("run", "config.yaml")
+    name = busy(admin, running)
+    pod = admin.pods("worker", name)[0]["metadata"]["name"]
+    eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod, "namespace": SPACE}}
+    admin.run(
+        "create", "--raw", f"/api/v1/namespaces/{SPACE}/pods/{pod}/eviction", "-f", "-", stdin=json.dumps(eviction)
+    )
+    said = running.communicate(timeout=240)[0]
+    assert running.returncode == 0, said
+    assert runs.output() == runs.here()
+
+
+# ---- doctor
+
+
+def test_doctor_when_all_is_well_and_for_what_is_not(admin: Admin, runs: Runs, tmp_path: Path) -> None:
+    runs.config(SQUARES)
+    code, said = runs.run("k8s", "doctor", "config.yaml")
+    assert (code, said.splitlines()[-1]) == (0, "all is well"), said
+
+    runs.config(SQUARES, image="nowhere:1")
+    code, said = runs.run("k8s", "doctor", "config.yaml")
+    assert code == 4
+    assert "cannot start: ErrImageNeverPull" in said
+
+    steps = "  d: {read: {path: /data/x.csv, dtypes: {x: int64}}}\n"
+    runs.config(steps, volumes={"/data": {"emptyDir": {}}})
+    code, said = runs.run("k8s", "doctor", "config.yaml")
+    assert code == 4
+    assert "a pod finds nothing at /data/x.csv" in said
+
+    runs.config(SQUARES, context="elsewhere")
+    code, said = runs.run("k8s", "doctor", "config.yaml")
+    assert code == 4
+    assert "no    context: no Kubernetes context" in said
+
+    runs.config(SQUARES)
+    there = runs.env["KUBECONFIG"]
+    runs.env["KUBECONFIG"] = kubeconfig_of(admin, "pipelines-run", tmp_path / "nobody")
+    code, said = runs.run("k8s", "doctor", "config.yaml")
+    assert code == 4
+    assert "you may not: get daskclusters" in said
+    code, said = runs.run("run", "config.yaml")
+    assert code == 4
+    assert "forbidden to create daskclusters" in said
+    runs.env["KUBECONFIG"] = there
+
+
+def test_other_versions(admin: Admin, runs: Runs, tmp_path: Path) -> None:
+    """Sources that are not those of the image: refused by doctor, from here and in there."""
+    import shutil
+
+    shutil.copytree(ROOT / "pipelines", tmp_path / "other/pipelines")
+    with (tmp_path / "other/pipelines/errors.py").open("a") as file:
+        file.write("\n# changed\n")
+    runs.env["PYTHONPATH"] = str(tmp_path / "other")
+    runs.config(SQUARES, 0.0)
+    code, said = runs.run("k8s", "doctor", "config.yaml")
+    assert code == 4
+    assert "the image has other versions: pipelines" in said
+    code, said = runs.run("run", "config.yaml")
+    assert code == 4, said
+    assert "the same version with other sources" in said
+    code, said = runs.run("k8s", "submit", "config.yaml", "--wait")
+    assert code == 4
+    assert "the image has pipelines" in said
+
+
+def test_no_operator_and_no_definitions(admin: Admin, runs: Runs) -> None:
+    """Last: what it takes away is put back by `make deploy`."""
+    runs.config(SQUARES, 0.0)
+    scale = ("scale", "deployment/pipelines-operator", "-n", "pipelines-system")
+    admin.run(*scale, "--replicas=0")
+    try:
+        admin.wait("gone", lambda: not admin.get("pods", namespace="pipelines-system"))
+        code, said = runs.run("k8s", "doctor", "config.yaml")
+        assert (code, "no operator acts on" in said) == (4, True), said
+        code, said = runs.run("run", "config.yaml")
+        assert (code, "no operator acts on" in said) == (4, True), said
+        assert admin.left() == []
+        admin.run("delete", "-f", str(ROOT / "deploy/k8s/operator/crds"))
+        code, said = runs.run("k8s", "doctor", "config.yaml")
+        assert code == 4
+        assert "no    definitions: cannot get daskclusters: this cluster does not know that kind" in said
+        code, said = runs.run("run", "config.yaml")
+        assert code == 4
+        assert "does not know that kind" in said
+    finally:
+        admin.make("deploy")
+        admin.run(*scale, "--replicas=1")
