@@ -34,10 +34,10 @@ run-local: $(STAMP) ## Run a pipeline on this machine (CONFIG=configs/x.yaml, KE
 image: ## Build the image for Kubernetes (IMAGE=registry/pipelines:0.1.0)
 	@docker build --tag $(IMAGE) .
 
-# The definitions have to be known before anything uses them.
+# The definitions have to be known before anything uses them; kubectl fails where they have no state at all yet.
 deploy: ## Install Dask's operator and the namespace `pipelines` (IMAGE=..., OVERLAY=deploy/k8s/overlays/prod)
 	@kubectl apply --server-side --force-conflicts -f deploy/k8s/operator/crds/
-	@kubectl wait --for=condition=Established --timeout=60s $(addprefix crd/,$(CRDS))
+	@for try in 1 2 3; do kubectl wait --for=condition=Established --timeout=60s $(addprefix crd/,$(CRDS)) && exit; sleep 1; done; exit 1
 	@kubectl kustomize deploy/k8s/operator | sed 's#image: pipelines:.*#image: $(IMAGE)#' | kubectl apply --server-side --force-conflicts -f -
 	@kubectl apply --server-side --force-conflicts -k $(OVERLAY)
 	@kubectl rollout status --namespace pipelines-system --timeout=300s deployment/pipelines-operator
