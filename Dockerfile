@@ -12,6 +12,8 @@ RUN /opt/pipelines/bin/pip install --quiet --require-hashes --only-binary :all: 
       \( -path '*/pandas/*' -o -path '*/numpy/*' -o -path '*/pyarrow/*' -o -path '*/distributed/*' -o -path '*/dask/*' \) \
       -exec rm -rf {} + \
     && rm -rf /opt/pipelines/lib/python3*/site-packages/pyarrow/include \
+    # dask-kubernetes asks for them and imports neither
+    && /opt/pipelines/bin/pip uninstall --quiet --yes kubernetes kubernetes-asyncio \
     && /opt/pipelines/bin/pip uninstall --quiet --yes pip setuptools
 
 FROM python:${PYTHON}-slim AS wheel
