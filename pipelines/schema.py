@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from pipelines.reference import ANY_NAME, documented
-from pipelines.spec import COMMON, EXECUTORS, TOP, ExecutorOptions, StoreOptions
+from pipelines.spec import COMMON, EXECUTORS, TOP, ExecutorOptions, KubernetesOptions, StoreOptions
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
 
@@ -25,11 +25,15 @@ _STEP_NAME = (
 
 def schema() -> Json:
     """The schema as plain data."""
+    executor = _model(ExecutorOptions)
+    executor["properties"]["kubernetes"] |= _model(KubernetesOptions)
+    for reference in ("$ref", "allOf", "anyOf"):  # to what now stands there
+        executor["properties"]["kubernetes"].pop(reference, None)
     properties: Json = {
         "name": _texts(pattern=r"^[^\s!-,./:-@\[-^`{-~]*$"),
         "description": {"type": "string"},
         "params": {"type": ["object", "null"]},
-        "executor": {"anyOf": [{"enum": [*EXECUTORS]}, {"type": "string", "pattern": "://"}, _model(ExecutorOptions)]},
+        "executor": {"anyOf": [{"enum": [*EXECUTORS]}, {"type": "string", "pattern": "://"}, executor]},
         "store": {"anyOf": [{"type": "string", "minLength": 1}, _model(StoreOptions)]},
         "steps": {
             "type": "object",

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 TOOLS = ROOT.parent / "shared/k8s"
 SPACE = "pipelines"
 KINDS = "pods,services,deployments,replicasets,daskjobs,daskclusters,daskworkergroups,daskautoscalers"
-FAST = {"cpu": "100m", "pull": "Never", "namespace": SPACE, "start_timeout": 120}
+FAST: dict[str, Any] = {"cpu": "100m", "pull": "Never", "namespace": SPACE, "start_timeout": 120}
 PROJECT = """
 import os, time
 
@@ -158,7 +158,7 @@ class Runs:
         command = [sys.executable, "-m", "pipelines", *args]
         self.started.append(subprocess.Popen(
             command, cwd=self.project, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored below background jobs
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - ignored below background jobs
         ))  # fmt: skip
         return self.started[-1]
 
@@ -215,9 +215,8 @@ def busy(admin: Admin, running: subprocess.Popen[str], workers: int = 2) -> str:
             if p["status"]["phase"] == "Running" and "deletionTimestamp" not in p["metadata"]
         ]
         name = found[0]["metadata"]["labels"]["dask.org/cluster-name"] if len(found) >= workers else None
-        if name and metrics(admin, name).get('dask_scheduler_tasks{state="memory"}', 0) >= 2:
-            return name
-        return None
+        at_work = name and metrics(admin, name).get('dask_scheduler_tasks{state="memory"}', 0) >= 2
+        return str(name) if at_work else None
 
     found: str = admin.wait("workers at work", ready)
     return found
