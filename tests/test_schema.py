@@ -132,7 +132,8 @@ FORM = re.compile(
     r"|says nothing to do|takes (a mapping|options)|names one step, not|is a source|nothing to keep|not 'memory'"
     r"|there are no steps|cannot name a step|is a mapping of|is one of)"
 )
-UNSEEN = {"parameter_wrong_type", "yaml_date", "sql_cast"}  # what a parameter holds, and a type inside of an expression
+UNSEEN = {"parameter_wrong_type", "yaml_date", "sql_cast", "join_key_twice"}
+"""What a parameter holds, a type inside of an expression, a name that is there twice."""
 
 
 def test_bad_configs_of_the_wrong_form() -> None:
