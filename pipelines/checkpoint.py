@@ -283,8 +283,9 @@ def _texts(schema: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 def store_of(spec: Spec) -> Store:
     """The config's; else runs/.store in the project."""
     given = spec.store
-    if given is None or "://" not in given.url:
-        return Store(str(spec.root / (given.url if given else "runs/.store")))
+    path = given.url.removeprefix("file://") if given else "runs/.store"
+    if given is None or "://" not in path:
+        return Store(str(spec.root / path))
     return Store(given.url, json.dumps(given.options, sort_keys=True))
 
 

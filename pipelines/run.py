@@ -23,7 +23,19 @@ from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean
 from pipelines.exchange import Room, room
 from pipelines.executors.base import Executor, Limit, Lost, OutOfMemory, Progress
 from pipelines.graph import Graph, Table, needed
-from pipelines.lower import REJECTS, Attempt, Ending, Finish, Lowered, Part, Program, ending_keys, lower, resolved, temporary
+from pipelines.lower import (
+    REJECTS,
+    Attempt,
+    Ending,
+    Finish,
+    Lowered,
+    Part,
+    Program,
+    ending_keys,
+    lower,
+    resolved,
+    temporary,
+)
 from pipelines.passes import Layout
 from pipelines.plan import Plan, make_plan
 from pipelines.record import Log, Record, StageFacts, plan_facts, recorded

@@ -9,7 +9,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -67,9 +66,7 @@ def otherwise(r: Random, steps: dict[str, Any], project: Path) -> dict[str, Any]
             steps = new
     for name, each in steps.items():
         each.pop("checkpoint", None)
-        if name not in "ab" and r.random() < 0.5:
-            each["checkpoint"] = "disk"
-        elif r.random() < 0.15:
+        if (name not in "ab" and r.random() < 0.5) or r.random() < 0.15:
             each["checkpoint"] = "disk"
     return steps
 
@@ -88,7 +85,11 @@ def lose(r: Random, project: Path) -> None:
                 path.with_suffix(".parquet").unlink()
 
 
-@settings(max_examples=int(__import__("os").environ.get("EX","25")), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(st.integers(0, 1 << 32), st.sampled_from([frozenset(PASSES), frozenset(PASSES), frozenset[str]()]))
 def test_whatever_is_kept_the_answer_is_the_oracles(project: Path, seed: int, passes: frozenset[str]) -> None:
     shutil.rmtree(project / "runs/.store", ignore_errors=True)
