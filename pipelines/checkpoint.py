@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import platform
@@ -21,14 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from pipelines import events, kernel
-from pipelines.errors import Issue, MachineError, machine_error
+from pipelines.errors import Issue, MachineError, machine_error, redacted
 from pipelines.plan import Plan
-from pipelines.spec import Spec
+from pipelines.spec import RETRIES, Spec
 from pipelines.stages import Stage, Staged
 from pipelines.steps.base import Input
 from pipelines.types import Schema
@@ -39,6 +40,9 @@ FORMAT = "v1"
 """The folder, in a store's, of all that this version reads."""
 ALIVE_SECONDS = 30.0
 """How often a run says that it is alive; after ten times that it is not."""
+
+
+_T = TypeVar("_T")
 
 
 class Damaged(MachineError):
@@ -102,43 +106,51 @@ class Store:
 
     def read(self, path: str) -> bytes | None:
         """A file's content. None: there is none."""
-        with self._said("read"):
-            try:
-                return bytes(self._files().cat_file(self._full(path)))
-            except FileNotFoundError:
-                return None
+        return self._tried("read", lambda: bytes(self._files().cat_file(self._full(path))))
 
     def write(self, path: str, content: bytes | memoryview, *, settled: bool = False) -> None:
         """Under its name when it is complete; `settled`: and on the disk."""
-        full = self._full(path)
-        with self._said("write to"):
-            if not self.is_local:
-                self._files().pipe_file(full, bytes(content))
-                return
-            temporary = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
-            try:
-                with _opened(temporary) as file:
-                    file.write(content)
-                    if settled:
-                        file.flush()
-                        os.fsync(file.fileno())
-                os.replace(temporary, full)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+        self._tried("write to", lambda: self._write(self._full(path), content, settled))
+
+    def _write(self, full: str, content: bytes | memoryview, settled: bool) -> None:
+        if not self.is_local:
+            self._files().pipe_file(full, bytes(content))
+            return
+        temporary = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with _opened(temporary) as file:
+                file.write(content)
+                if settled:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, full)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
 
     def remove(self, path: str) -> None:
-        with self._said("remove from"), suppress(FileNotFoundError):
-            self._files().rm_file(self._full(path))
+        with suppress(FileNotFoundError):
+            self._tried("remove from", lambda: self._files().rm_file(self._full(path)))
 
     def size(self, path: str) -> int | None:
         """Bytes of a file. None: there is none."""
-        with self._said("read"):
+        return self._tried("read", lambda: int(self._files().size(self._full(path))))
+
+    def _tried(self, doing: str, call: Callable[[], _T]) -> _T | None:
+        """What the call gives, tried again where what failed may pass; None for a file to read that is not there."""
+        retries = 0 if self.url.startswith("s3://") else RETRIES  # s3fs has tried five times itself
+        for tries in itertools.count():
             try:
-                return int(self._files().size(self._full(path)))
+                with self._said(doing):
+                    return call()
             except FileNotFoundError:
                 return None
+            except MachineError as error:
+                if tries == retries or not error.passing:
+                    raise
+                time.sleep(min(30.0, 0.1 * 3**tries))
+        raise AssertionError
 
     def walk(self, folder: str = "") -> dict[str, tuple[int, float]]:
         """All files below: path: (bytes, seconds since 1970 of its last change; 0 where that is not known)."""
@@ -183,7 +195,7 @@ class Store:
             said = f"the store {self.url} needs a package: {error}"
             raise MachineError(Issue(said, "install it: pip install 'pipelines[s3]' for s3://")) from None
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and doing == "read":
+            if isinstance(error, FileNotFoundError) and doing != "write to":
                 raise
             raise machine_error(
                 f"cannot {doing} the store {self.url}", error, "set `store:` to another place"
@@ -217,6 +229,8 @@ class Store:
         """A partition's rows, all columns or these. Raises Damaged, and forgets the partition, when they are not those that were kept."""
         content = self.read(f"{name.path}.parquet")
         if content is not None and hashlib.sha256(content).hexdigest() == manifest.sha256:
+            if columns == ():
+                return pl.DataFrame()  # only to see whether it is whole
             return pl.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns)).rechunk()
         self.forget(name)
         wrong = "is gone" if content is None else "is not what was written"
@@ -272,8 +286,9 @@ def _texts(schema: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 def store_of(spec: Spec) -> Store:
     """The config's; else runs/.store in the project."""
     given = spec.store
-    if given is None or "://" not in given.url:
-        return Store(str(spec.root / (given.url if given else "runs/.store")))
+    path = given.url.removeprefix("file://") if given else "runs/.store"
+    if given is None or "://" not in path:
+        return Store(str(spec.root / path))
     return Store(given.url, json.dumps(given.options, sort_keys=True))
 
 
@@ -379,8 +394,8 @@ def names(staged: Staged) -> Iterator[tuple[Stage, int, Name]]:
             yield from ((stage, i, name_of(stage, i)) for i in range(stage.count))
 
 
-def resume(staged: Staged, store: Store, fresh: bool = False) -> Durable:
-    """What of the plan is in the store."""
+def resume(staged: Staged, store: Store, fresh: bool = False, careful: bool = False) -> Durable:
+    """What of the plan is in the store. `careful`: all of it is read, for something was damaged."""
     if fresh:
         return Durable(store, fresh=True)
     found = dict[str, dict[int, Manifest]]()
@@ -388,7 +403,17 @@ def resume(staged: Staged, store: Store, fresh: bool = False) -> Durable:
         f"the store has tables of another version of this program ({other}): not used" for other in store.others()
     ]
     wanted = list(names(staged))
-    looked = each(lambda one: store.look(one[2], stored(one[0])), wanted, store)
+
+    def look(one: tuple[Stage, int, Name]) -> Manifest | str | None:
+        manifest = store.look(one[2], stored(one[0]))
+        if careful and isinstance(manifest, Manifest):
+            try:
+                store.get(one[2], manifest, ())
+            except Damaged:
+                return "its file is not what was written"
+        return manifest
+
+    looked = each(look, wanted, store)
     for (stage, i, name), manifest in zip(wanted, looked, strict=True):
         if isinstance(manifest, Manifest):
             found.setdefault(stage.key, {})[i] = manifest
@@ -445,7 +470,7 @@ def lineage(plan: Plan, step: str) -> dict[str, Any]:
     """What a step's table depends on, to be compared with a later one."""
     nodes = [node for node in plan.upstream((step,)) if not node.origin]
     files = {
-        file.path: [file.size, file.mtime_ns]
+        redacted(file.path): [file.size, file.mtime_ns]
         for node in nodes
         if isinstance(node.bound, Input)
         for file in node.bound.files
@@ -511,10 +536,10 @@ def explanation(store: Store, plan: Plan, step: str) -> Mapping[str, Any] | None
     text = store.read(f"steps/{plan.spec.name}.{step}.json")
     if text is None:
         return None
-    with suppress(ValueError, TypeError):
-        found = json.loads(text)
-        if found.keys() >= {"kernel", "files", "steps"}:
-            return dict(found)
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
+        found = dict(json.loads(text))
+        difference(found, lineage(plan, step))  # whatever somebody made of the file
+        return found
     return None
 
 

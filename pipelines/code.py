@@ -141,10 +141,20 @@ def collect(module: str, folders: Sequence[Path]) -> Code:
     for each in modules:
         digest.update(f"{each.name}\0{len(each.source)}\0".encode() + each.source)
     if not modules:
-        spec = importlib.util.find_spec(module.split(".", maxsplit=1)[0])
-        origin = Path(spec.origin) if spec and spec.origin else None
-        digest.update(origin.read_bytes() if origin and origin.is_file() else module.encode())
+        for name, source in _installed(module.split(".", maxsplit=1)[0]):
+            digest.update(f"{name}\0{len(source)}\0".encode() + source)
     return Code(modules, digest.hexdigest())
+
+
+def _installed(package: str) -> Iterator[tuple[str, bytes]]:
+    """The sources of an installed package: all, for it may be one that is worked on (`pip install -e`)."""
+    spec = importlib.util.find_spec(package)
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+    files = [(path.relative_to(folder), path) for folder in folders for path in sorted(folder.rglob("*.py"))]
+    if not files and spec and spec.origin and Path(spec.origin).is_file():
+        files = [(Path(package), Path(spec.origin))]
+    yield (package, b"")
+    yield from ((name.as_posix(), path.read_bytes()) for name, path in files)
 
 
 def _parents(name: str) -> list[str]:

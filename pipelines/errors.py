@@ -110,12 +110,16 @@ def machine_error(what: str, error: OSError, remedy: str) -> MachineError:
 
 
 _secrets = set[str]()
+_names = dict[str, str]()
+"""Secret: what it is called; of several names the first."""
 
 
-def keep_secret(value: str) -> None:
+def keep_secret(value: str, name: str = "") -> None:
     """From now on `redacted` hides this text."""
     if value:
-        _secrets.update((value, json.dumps(value)[1:-1], repr(value)[1:-1]))
+        forms = (value, json.dumps(value)[1:-1], repr(value)[1:-1])
+        _secrets.update(forms)
+        _names.update((form, min(name, _names.get(form, name))) for form in forms)
 
 
 def kept_secrets() -> tuple[str, ...]:
@@ -126,6 +130,13 @@ def redacted(text: str) -> str:
     """The text without secrets: for all that is printed or recorded."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
+    return text
+
+
+def named(text: str) -> str:
+    """The text with their names for secrets: what uses another one is another text, a new value of the same one is not."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, f"${{secret:{_names.get(secret, '')}}}")
     return text
 
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from pipelines import kernel
 from pipelines.code import Function
-from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, redacted
+from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, named
 from pipelines.spec import Checkpoint, Spec, StepSpec
 from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Problems
 from pipelines.types import Schema, dtype_name
@@ -151,7 +151,7 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output |
     means.append([(str(function), function.digest) for function in functions])
     if isinstance(bound, Work):
         means.append(bound.identity)
-    if isinstance(bound, Input):
+    if isinstance(bound, Input | Appending):  # a union gives the rows of each the columns and types of all
         means.append([(name, repr(dtype)) for name, dtype in bound.schema.items()])
     own = digest(kernel.VERSION, means)
     return Node(
@@ -185,9 +185,9 @@ def _meet(one: Output, other: Output) -> bool:
 
 
 def digest(*parts: Any) -> str:
-    """32 hexadecimal digits that name the parts' content, secrets left out."""
+    """32 hexadecimal digits that name the parts' content; of secrets the names."""
     text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
-    return hashlib.blake2b(redacted(text).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(named(text).encode(), digest_size=16).hexdigest()
 
 
 def witness(schema: Schema) -> pl.LazyFrame:

@@ -23,7 +23,19 @@ from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean
 from pipelines.exchange import Room, room
 from pipelines.executors.base import Executor, Limit, Lost, OutOfMemory, Progress
 from pipelines.graph import Graph, Table, needed
-from pipelines.lower import REJECTS, Attempt, Ending, Finish, Lowered, Part, ending_keys, lower, resolved, temporary
+from pipelines.lower import (
+    REJECTS,
+    Attempt,
+    Ending,
+    Finish,
+    Lowered,
+    Part,
+    Program,
+    ending_keys,
+    lower,
+    resolved,
+    temporary,
+)
 from pipelines.passes import Layout
 from pipelines.plan import Plan, make_plan
 from pipelines.record import Log, Record, StageFacts, plan_facts, recorded
@@ -73,6 +85,8 @@ class _Asked:
     performance_report: bool
     show_progress: bool
     fresh: bool
+    careful: bool
+    """Whether all that is in the store is read before it is used."""
     done: Callable[[Executor, Result], None]
 
 
@@ -94,7 +108,7 @@ def execute(
     if to is not None:
         plan.step(to)
     targets = (to,) if to is not None else ()
-    asked = _Asked(executor, head, performance_report, show_progress, fresh, done)
+    asked = _Asked(executor, head, performance_report, show_progress, fresh, False, done)
     layout = layout or Layout()
     staged = cut(plan, targets, layout)
     with recorded(plan.spec, log) as record, _alone(staged, record):
@@ -105,6 +119,7 @@ def execute(
                 return _started(staged, asked, record)
             except (Damaged, Lost) as error:
                 starts[type(error)] += 1
+                asked = replace(asked, careful=asked.careful or isinstance(error, Damaged))
                 restarts = isinstance(error, Damaged) or record.executor is None or record.executor.restarts
                 if not restarts or starts[type(error)] == _STARTS:
                     raise
@@ -134,7 +149,7 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
     report_path = folder / "performance_report.html" if asked.performance_report else None
     executor = record.executor = _executor(spec, staged, asked.executor, report_path)
     with ExitStack() as stack:
-        durable = stack.enter_context(_resumed(staged, record, asked.fresh)) if staged.durable else None
+        durable = stack.enter_context(_resumed(staged, record, asked)) if staged.durable else None
         stack.enter_context(_temporaries(staged, folder, mark))  # outside: tasks still at work could leave more
         rooms = stack.enter_context(ExitStack())  # closed after the executor, whose tasks use it
         where = rooms.enter_context(_room(spec, staged, executor))
@@ -189,13 +204,13 @@ def _told(produced: Produced) -> dict[str, Any]:
 
 
 @contextmanager
-def _resumed(staged: Staged, record: Record, fresh: bool) -> Iterator[Durable]:
+def _resumed(staged: Staged, record: Record, asked: _Asked) -> Iterator[Durable]:
     """What the store holds of the plan. While the run is at work, nobody removes it."""
     store = store_of(staged.plan.spec)
     with checkpoint.using(store, record.folder.name, checkpoint.names(staged)) as beat:
         record.beats.append(beat)
         try:
-            yield checkpoint.resume(staged, store, fresh)
+            yield checkpoint.resume(staged, store, asked.fresh, asked.careful)
         finally:
             record.beats.remove(beat)
 
@@ -239,7 +254,11 @@ def _is_idle(graph: Graph) -> bool:
 
 
 def _only_writes(call: Any) -> bool:
-    return isinstance(call, Attempt) and isinstance(call.method, Finish) and not call.method.method.__self__.applies
+    """What joins rows behind an exchange has work to do."""
+    if not (isinstance(call, Attempt) and isinstance(call.method, Finish)):
+        return False
+    program = getattr(call.method.method, "__self__", None)
+    return isinstance(program, Program) and not program.applies
 
 
 def _counts(staged: Staged, lowered: Lowered) -> dict[str, int]:

@@ -280,7 +280,7 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
             if (secret := _secret(name[7:])) is None:
                 remedy = f"export {name[7:]}=..., or put it into the file {_secret_file(name[7:])}"
                 issues.append(Issue(f"the secret {name[7:]!r} is not set", remedy, place))
-            keep_secret(secret or "")
+            keep_secret(secret or "", name[7:])
             return secret or ""
         if name not in values:
             issues.append(Issue(f"unknown parameter {name!r}", _remedy(name, values), place))

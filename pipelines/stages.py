@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -596,9 +596,10 @@ def _several(steps: tuple[str, ...], links: tuple[Link, ...], count: int) -> _Ch
     return _Chain(steps, None, links, schema, tuple(f"{made} {i}" for i in range(count)), means)
 
 
-def _told(exchange: Exchange) -> list[str]:
-    """How rows are spread: by which keys or order, the step behind it says."""
-    return [exchange.kind, "numbered" if exchange.number else ""]
+def _told(exchange: Exchange) -> list[Any]:
+    """How rows are spread: by which keys, in their order (`join: {on: {a: a, b: b}}` is the same table as with b first, in other
+    partitions). By which order, the step behind it says."""
+    return [exchange.kind, "numbered" if exchange.number else "", exchange.keys, [repr(t) for t in exchange.types]]
 
 
 def cut(plan: Plan, targets: tuple[str, ...] = (), layout: Layout | None = None) -> Staged:

@@ -422,3 +422,10 @@ class Step(BaseModel):
     def identity(self) -> Mapping[str, Any]:
         """The options that can change the answer, in canonical form."""
         return self.model_dump(mode="json")
+
+
+def in_order(value: Any) -> Any:
+    """For an identity: mappings as lists of pairs, whose order counts."""
+    if isinstance(value, Mapping):
+        return ["mapping", *([name, in_order(each)] for name, each in value.items())]
+    return [in_order(each) for each in value] if isinstance(value, list | tuple) else value

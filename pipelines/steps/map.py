@@ -22,7 +22,7 @@ from pipelines import events
 from pipelines.code import Function
 from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, may_pass, redacted
 from pipelines.scan import Drawn, FileInfo
-from pipelines.steps.base import Context, Dtype, Input, Problems, Step
+from pipelines.steps.base import Context, Dtype, Input, Problems, Step, in_order
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
 _MOST_PARTITIONS = 256  # more than a machine's threads; a task more costs a cluster a millisecond
@@ -192,6 +192,7 @@ class Map(Step):
 
     def identity(self) -> Mapping[str, Any]:
         given = self.model_dump(mode="json", exclude={"items", "range", "files"})
+        given["arguments"] = in_order(self.arguments)  # the function may look at their order
         return {**given, "returns": list(self.returns.items()) if isinstance(self.returns, dict) else self.returns}
 
     def patterns(self) -> Sequence[str]:

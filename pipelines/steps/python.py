@@ -13,7 +13,7 @@ from pydantic import Field
 from pipelines.aggregates import canonical
 from pipelines.code import Function
 from pipelines.errors import DataError, Issue, did_you_mean
-from pipelines.steps.base import Columns, Context, Dtype, Keyed, Operation, Problems, Step, Texts
+from pipelines.steps.base import Columns, Context, Dtype, Keyed, Operation, Problems, Step, Texts, in_order
 from pipelines.types import DTYPES, Schema, as_pandas, dtype_name, parse_dtype
 
 _GIVEN: dict[str, Callable[[pl.DataFrame], Any]] = {
@@ -247,4 +247,5 @@ class Python(Step):
         return ""
 
     def identity(self) -> Mapping[str, Any]:
-        return {**self.model_dump(mode="json"), "columns": list((self.columns or {}).items())}
+        given = in_order(self.arguments)  # the function may look at their order
+        return {**self.model_dump(mode="json"), "columns": list((self.columns or {}).items()), "arguments": given}

@@ -146,8 +146,12 @@ class Read(Step):
             problems.exit_code = max(problems.exit_code, error.exit_code)
             return None
         sizes = {f.path: f.size for f in found.files}
+        separator = found.source.csv.separator  # where no option says it, all files' endings do
         facts = (
-            [(found.source.name(p.path), p.start, p.stop, sizes[p.path], p.mtime_ns, p.names) for p in partition]
+            [
+                (found.source.name(p.path), p.start, p.stop, sizes[p.path], p.mtime_ns, p.names, separator)
+                for p in partition
+            ]
             for partition in found.partitions
         )
         return Input(
