@@ -61,6 +61,10 @@ class Name:
     def path(self) -> str:
         return f"{self.folder}/{self.key}"
 
+    def file(self, manifest: Manifest) -> str:
+        """Where the rows are. Two that write the same partition at once, with states in other orders, have a file each."""
+        return f"{self.path}.{manifest.sha256[:16]}.parquet"
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -221,20 +225,20 @@ class Store:
             written=datetime.now(UTC).isoformat(timespec="seconds"),
             **told,
         )
-        self.write(f"{name.path}.parquet", content, settled=True)
+        self.write(name.file(manifest), content, settled=True)
         self.write(f"{name.path}.json", json.dumps(asdict(manifest)).encode())
         return manifest
 
     def get(self, name: Name, manifest: Manifest, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """A partition's rows, all columns or these. Raises Damaged, and forgets the partition, when they are not those that were kept."""
-        content = self.read(f"{name.path}.parquet")
+        content = self.read(name.file(manifest))
         if content is not None and hashlib.sha256(content).hexdigest() == manifest.sha256:
             if columns == ():
                 return pl.DataFrame()  # only to see whether it is whole
             return pl.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns)).rechunk()
         self.forget(name)
         wrong = "is gone" if content is None else "is not what was written"
-        raise Damaged(Issue(f"{self.url}: a partition of {manifest.step} {wrong} ({name.path}.parquet)", "run again: it is computed anew"))  # fmt: skip
+        raise Damaged(Issue(f"{self.url}: a partition of {manifest.step} {wrong} ({name.file(manifest)})", "run again: it is computed anew"))  # fmt: skip
 
     def forget(self, name: Name) -> None:
         self.remove(f"{name.path}.json")
@@ -252,7 +256,7 @@ class Store:
             return "its manifest is that of another"
         if schema is not None and manifest.schema != _texts(schema):
             return "its columns are not those of the plan"
-        size = self.size(f"{name.path}.parquet")
+        size = self.size(name.file(manifest))
         if size != manifest.size:
             return "its file is gone" if size is None else f"its file has {size} bytes of {manifest.size}"
         return manifest

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -421,8 +422,8 @@ def _alone(staged: Staged, record: Record) -> Iterator[None]:
     with ExitStack() as stack:
         for path in sorted(paths):
             name = hashlib.blake2b(os.path.realpath(path).encode(), digest_size=16).hexdigest()
-            folder = record.folder.parent / ".outputs"
-            folder.mkdir(exist_ok=True)
+            folder = Path(tempfile.gettempdir()) / f"pipelines-{os.getuid()}"  # two projects may write to one place
+            folder.mkdir(mode=0o700, exist_ok=True)
             file = stack.enter_context((folder / name).open("a+"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,7 +22,7 @@ class Contents:
     partitions: dict[Name, Manifest] = field(default_factory=dict)
     doubtful: dict[Name, str] = field(default_factory=dict)
     """Partition: why it is not to be trusted."""
-    loose: list[str] = field(default_factory=list)
+    loose: set[str] = field(default_factory=set)
     """Files of partitions that have no manifest, and temporary ones: writers are at work, or were killed."""
     foreign: list[str] = field(default_factory=list)
     used: dict[str, float] = field(default_factory=dict)
@@ -47,17 +47,17 @@ def contents(store: Store) -> Contents:
         elif folder in _KNOWN and file.endswith(".json"):
             continue
         elif file.endswith(".tmp"):
-            found.loose.append(path)
+            found.loose.add(path)
         elif len(folder) == 16 and file.endswith(".json"):
             names.append(Name(folder, file.removesuffix(".json")))
         elif len(folder) == 16 and file.endswith(".parquet"):
-            if f"{path.removesuffix('.parquet')}.json" not in files:
-                found.loose.append(path)
+            found.loose.add(path)  # until a manifest names it
         else:
             found.foreign.append(path)
     for name, manifest in zip(names, each(store.look, names, store), strict=True):
         if isinstance(manifest, Manifest):
             found.partitions[name] = manifest
+            found.loose.discard(name.file(manifest))
         elif manifest is not None:
             found.doubtful[name] = manifest
     return found
@@ -109,7 +109,8 @@ def collect(store: Store, found: Contents, older: float, *, remove: bool = True)
         count, size = count + 1, size + (manifest.size if manifest else 0)
         if remove:
             store.forget(name)  # first: what is named is there
-            store.remove(f"{name.path}.parquet")
+            if manifest is not None:
+                store.remove(name.file(manifest))
     for path in found.loose:
         name_path = path.split(".", 1)[0]
         if name_path not in found.held and found.changed.get(path, 0.0) < young and remove:

@@ -90,16 +90,16 @@ def test_damage_on_s3_is_found(project: Path, server: Server) -> None:
     first, _ = run(path)
     store = store_of(load(path).spec)
     found = stores.contents(store)
-    best = [name for name, manifest in found.partitions.items() if manifest.step == "best"]
-    for name in best:
-        content = store.read(f"{name.path}.parquet")
+    best = [name.file(manifest) for name, manifest in found.partitions.items() if manifest.step == "best"]
+    for file in best:
+        content = store.read(file)
         assert content is not None
-        store.write(f"{name.path}.parquet", content[:-1] + b"x")
+        store.write(file, content[:-1] + b"x")
     again, said = run(path, "threads")
     assert bytes_of(again) == bytes_of(first)
     assert any("is not what was written" in text for text in said)
-    for name in best:
-        store.remove(f"{name.path}.parquet")
+    for file in best:
+        store.remove(file)
     assert bytes_of(run(path)[0]) == bytes_of(first)
     assert stores.collect(store, stores.contents(store), 0.0)[0] == len(found.partitions)
     assert not stores.contents(store).partitions

@@ -82,7 +82,8 @@ def lose(r: Random, project: Path) -> None:
         if path.parent.name not in ("uses", "steps") and r.random() < 0.4:
             path.unlink()
             if r.random() < 0.5:
-                path.with_suffix(".parquet").unlink()
+                for file in path.parent.glob(f"{path.stem}.*.parquet"):
+                    file.unlink()
 
 
 @settings(
