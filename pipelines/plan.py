@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,6 +150,8 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output |
     functions = () if isinstance(bound, Output) else bound.functions
     means: list[Any] = [step.step.kind, step.step.version, step.step.identity()]
     means.append([(str(function), function.digest) for function in functions])
+    if functions:
+        means.append(sys.version_info[:2])
     if isinstance(bound, Work):
         means.append(bound.identity)
     if isinstance(bound, Input | Appending):  # a union gives the rows of each the columns and types of all

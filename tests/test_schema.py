@@ -132,7 +132,7 @@ FORM = re.compile(
     r"|says nothing to do|takes (a mapping|options)|names one step, not|is a source|nothing to keep|not 'memory'"
     r"|there are no steps|cannot name a step|is a mapping of|is one of)"
 )
-UNSEEN = {"parameter_wrong_type", "yaml_date", "sql_cast", "join_key_twice"}
+UNSEEN = {"parameter_wrong_type", "yaml_date", "sql_cast", "join_key_twice", "store_unclear"}
 """What a parameter holds, a type inside of an expression, a name that is there twice."""
 
 
