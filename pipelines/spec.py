@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from pipelines.errors import ConfigError, Issue, Place, did_you_mean
@@ -142,6 +142,13 @@ class StoreOptions(BaseModel):
         {},
         description="For the file system (fsspec), as `endpoint_url`. Default: the environment, as AWS_ACCESS_KEY_ID.",
     )
+
+    @field_validator("url")
+    @classmethod
+    def _is_clear(cls, url: str) -> str:
+        if not url.strip() or url.startswith("~") or re.match(r"\w+:(?!//)", url):
+            raise ValueError("a folder, or a URL with //")
+        return url
 
 
 @dataclass(frozen=True)
