@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,11 @@ class Held:
     y: Any
     fold: Any
 
-    @cached_property
+    def __sizeof__(self) -> int:
+        """For Dask, which moves what is large to the disk."""
+        return 200 + sum(each.nbytes for each in (self.kept, self.y, self.fold) if hasattr(each, "nbytes"))
+
+    @property
     def x(self) -> Any:
         return np.load(self.kept, mmap_mode="r") if isinstance(self.kept, str) else self.kept
 
