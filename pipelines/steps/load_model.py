@@ -40,7 +40,7 @@ class LoadModel(Step):
     takes = ()
     gives = "model"
     shorthand = "path"
-    example: ClassVar[str] = "load_model: models/direction.model"
+    example: ClassVar[str] = "load_model: data/models/direction.model"
 
     path: str = Field(min_length=1, description="The file, relative to the project.")
 
