@@ -49,7 +49,14 @@ def explained(kind: str) -> str:
     lines = [f"{kind} ({_role(cls)})", ""]
     for paragraph in documented(cls).split("\n\n"):
         lines += [*textwrap.wrap(paragraph, 100), ""]
-    lines += ["example:", "  name:", *["    from: [prices, more]"] * (cls.several and cls.fewest > 1), f"    {cls.example}", "", "options:"]
+    lines += [
+        "example:",
+        "  name:",
+        *["    from: [prices, more]"] * (cls.several and cls.fewest > 1),
+        f"    {cls.example}",
+        "",
+        "options:",
+    ]
     for name, meaning, dtype, default in _options(cls):
         lines.append(f"  {name}: {dtype}" + (f"; {default}" if default else ""))
         lines += textwrap.wrap(meaning, 94, initial_indent="      ", subsequent_indent="      ")
