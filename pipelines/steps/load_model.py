@@ -24,9 +24,9 @@ class Loading(Work):
         return (self.digest,)
 
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
-        from pipelines.learning.model import load
+        from pipelines.learning.model import OnDisk
 
-        return [builder.task("", (0,), load, self.path)]
+        return [builder.task("", (0,), OnDisk, self.path, self.digest)]
 
 
 class LoadModel(Step):
