@@ -118,7 +118,8 @@ def _inlined(made: Any, defined: Json) -> Any:
     """With the models inside of it in place of references to them."""
     if isinstance(made, dict):
         if (name := str(made.get("$ref", "")).removeprefix("#/$defs/")) in defined:
-            return _object(_inlined(defined[name], defined))
+            beside = {key: value for key, value in made.items() if key != "$ref"}
+            return beside | _object(_inlined(defined[name], defined))
         return {key: _inlined(value, defined) for key, value in made.items() if key != "$defs"}
     return [_inlined(each, defined) for each in made] if isinstance(made, list) else made
 

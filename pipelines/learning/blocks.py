@@ -41,7 +41,7 @@ class Held:
 
     def __sizeof__(self) -> int:
         """For Dask, which moves what is large to the disk."""
-        return 200 + sum(each.nbytes for each in (self.kept, self.y, self.fold) if hasattr(each, "nbytes"))
+        return 200 + sum(int(each.nbytes) for each in (self.kept, self.y, self.fold) if hasattr(each, "nbytes"))
 
     @property
     def x(self) -> Any:
