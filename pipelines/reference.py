@@ -49,7 +49,14 @@ def explained(kind: str) -> str:
     lines = [f"{kind} ({_role(cls)})", ""]
     for paragraph in documented(cls).split("\n\n"):
         lines += [*textwrap.wrap(paragraph, 100), ""]
-    lines += ["example:", "  name:", *["    from: [prices, more]"] * cls.several, f"    {cls.example}", "", "options:"]
+    lines += [
+        "example:",
+        "  name:",
+        *["    from: [prices, more]"] * (cls.several and cls.fewest > 1),
+        f"    {cls.example}",
+        "",
+        "options:",
+    ]
     for name, meaning, dtype, default in _options(cls):
         lines.append(f"  {name}: {dtype}" + (f"; {default}" if default else ""))
         lines += textwrap.wrap(meaning, 94, initial_indent="      ", subsequent_indent="      ")
@@ -134,7 +141,7 @@ def _section(cls: type[Step]) -> str:
         value = default.removeprefix("default ")
         value = value if value in ("", "required") else f"`{value}`"
         rows.append(f"| {shown}{short} | {dtype.replace('|', chr(92) + '|')} | {meaning} | {value} |")
-    origin = "  from: [prices, more]\n" if cls.several else ""
+    origin = "  from: [prices, more]\n" if cls.several and cls.fewest > 1 else ""
     example = f"```yaml\nname:\n{origin}  {cls.example}\n```"
     if known := cls.known():
         head, *lines = known

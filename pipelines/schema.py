@@ -111,6 +111,20 @@ def _kind(cls: type[Step]) -> Json:
 
 def _model(cls: type[Any]) -> Json:
     made: Json = cls.model_json_schema()
+    return _object(_inlined(made, made.get("$defs", {})))
+
+
+def _inlined(made: Any, defined: Json) -> Any:
+    """With the models inside of it in place of references to them."""
+    if isinstance(made, dict):
+        if (name := str(made.get("$ref", "")).removeprefix("#/$defs/")) in defined:
+            beside = {key: value for key, value in made.items() if key != "$ref"}
+            return beside | _object(_inlined(defined[name], defined))
+        return {key: _inlined(value, defined) for key, value in made.items() if key != "$defs"}
+    return [_inlined(each, defined) for each in made] if isinstance(made, list) else made
+
+
+def _object(made: Json) -> Json:
     fields: Json = made.get("properties", {})
     found: Json = {"type": "object", "additionalProperties": made.get("additionalProperties", False)}
     if isinstance(found["additionalProperties"], dict):

@@ -118,6 +118,12 @@ def agree(said: str, printed: str) -> bool:
 
 # What each kind of block means
 
+VALUES = """  paths: {simulate: {paths: 100, assets: {A: {volatility: 0.2}, B: {volatility: 0.3}}}}
+  labelled: {from: prices, derive: {up: Close > Open, change: Close - Open, range: High - Low}}
+  model: {train: {estimator: sklearn.linear_model.LogisticRegression, target: up, columns: [change, range]}}
+"""
+"""Steps above that give what a step on other values takes."""
+
 
 def try_yaml(block: Block, folder: Path) -> None:
     named = re.match(r"# (\S+\.yaml)( +# wrong)?\n", block.text)
@@ -132,6 +138,10 @@ def try_yaml(block: Block, folder: Path) -> None:
     keys = set(node)
     if "steps" not in keys:  # a part of a config: of `steps`, of a step, or beside `steps`
         reading = "steps:\n  prices: {read: data/stocks/*.csv}\n  more: {filter: Close > 1}\n"
+        parts = [keys, *(set(part.value) for part in node.values() if isinstance(part.value, dict))]
+        kinds = [KINDS[kind] for kind in set[str]().union(*parts) & set(KINDS)]
+        if any(kind.gives not in ("table", "nothing") or kind.takes not in ((), (("table",),)) for kind in kinds):
+            reading += VALUES
         if any(isinstance(step.value, dict) and step.value.keys() & set(KINDS) for step in node.values()):
             text = reading + textwrap.indent(text, "  ")
         elif keys & set(KINDS):

@@ -22,6 +22,7 @@ from pipelines.learning.estimators import KNOWN, WORDS
 from pipelines.learning.model import load as load_bytes
 from pipelines.pipeline import Pipeline
 from pipelines.run import Result
+from tests.conftest import ROOT
 
 EXECUTORS = ("serial", "threads", "processes", "local")
 Make = Callable[..., Pipeline]
@@ -463,3 +464,27 @@ def test_every_estimator_that_is_listed_trains_predicts_and_is_saved(
     assert len(np.unique(said)) > 1
     again = load_bytes(io.BytesIO(trained.saved()))
     assert np.array_equal(again.labels(again.matrix(few)), said)
+
+
+@pytest.mark.parametrize(
+    "name", ["train_direction", "train_boosted", "search_forest", "cluster_stocks", "score", "monte_carlo_var"]
+)
+def test_shipped_configs_run(project: Path, name: str) -> None:
+    config = project / f"{name}.yaml"
+    config.write_text((ROOT / f"configs/{name}.yaml").read_text())
+    params: dict[str, Any] = (
+        {"prices": str(ROOT / "data/stocks/*.csv")} if name != "monte_carlo_var" else {"paths": 200_000}
+    )
+    params |= {"model": str(ROOT / "data/models/direction.model")} if name == "score" else {}
+    run = load(config, params).run("threads")
+    if name in ("train_direction", "train_boosted", "search_forest"):
+        found = metrics(run, "metrics")
+        assert found["rows"] == 7417
+        assert 0.48 < found["accuracy"] < 0.6  # nobody knows tomorrow's direction
+        assert 0.5 < found["base_rate"] < 0.54
+        assert next(run.folder.glob("*.model")).stat().st_size > 1000
+    if name == "score":
+        assert run.outputs["result"].rows == 7
+        assert run.outputs["result"].head["chance"].is_between(0.3, 0.7).all()
+    if name == "cluster_stocks":
+        assert run.outputs["clusters"].rows == 3

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,8 +38,19 @@ class Held:
     """The array, or the path of its file."""
     y: Any
     fold: Any
+    labels: tuple[Any, ...] | None = None
+    """Of classes the block's own, in order: y counts in them until all blocks' are known."""
 
-    @cached_property
+    def coded(self, classes: Sequence[Any]) -> Held:
+        """With y counted in the classes of all blocks."""
+        numbers = np.array([classes.index(label) for label in self.labels or ()], dtype="int64")
+        return replace(self, y=numbers[self.y], labels=None)
+
+    def __sizeof__(self) -> int:
+        """For Dask, which moves what is large to the disk."""
+        return 200 + sum(int(each.nbytes) for each in (self.kept, self.y, self.fold) if hasattr(each, "nbytes"))
+
+    @property
     def x(self) -> Any:
         return np.load(self.kept, mmap_mode="r") if isinstance(self.kept, str) else self.kept
 
@@ -132,7 +142,8 @@ class Folds:
 
 @dataclass(frozen=True)
 class Made:
-    """A partition → its block. Arguments: the partition, fitted features or None, classes or None, cuts of folds or None."""
+    """A partition → its block. Arguments: the partition, fitted features or None, cuts of folds or None. It does not wait for all classes, or
+    all partitions would wait with it."""
 
     rows: Rows
     columns: tuple[str, ...]
@@ -145,15 +156,16 @@ class Made:
     dtype: str
     room: Room | None
 
-    def __call__(self, frame: pl.DataFrame, features: Transform | None, classes: Any, cuts: Any) -> Held:
+    def __call__(self, frame: pl.DataFrame, features: Transform | None, cuts: Any) -> Held:
         one_thread()
         frame = self.rows(frame)
         x = matrix(frame, features, self.columns, self.dtype)
         if not self.takes_missing:
             complete(x, features.names if features else self.columns, self.who)
-        y = None if self.target is None else self.target.encoded(frame, classes)
+        labels = self.target.classes(frame) if self.target is not None and self.target.is_class else None
+        y = None if self.target is None else self.target.encoded(frame, labels)
         fold = None if self.folds is None else self.folds(frame, cuts)
-        return Held(self.kept(x), y, fold)
+        return Held(self.kept(x), y, fold, None if labels is None else tuple(labels))
 
     def kept(self, x: Any) -> Any:
         if self.room is None or x.nbytes <= _SMALL or not self.room.folder or self.room.takes(x.nbytes):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,6 +187,34 @@ def load(path: str | BinaryIO) -> Trained:
         manifest["target"], manifest["target_type"], None if manifest["classes"] is None else tuple(manifest["classes"]),
         manifest["takes_missing"], about, manifest["metrics"],
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """The model in a file, read where it is first asked for anything, once in each process: partitions that wait for a model
+    that is read in a task of its own would fill the memory meanwhile."""
+
+    path: str
+    digest: str
+    kind: ClassVar[str] = "model"
+
+    @property
+    def read(self) -> Trained:
+        with _reading:
+            return _read(self.path, self.digest)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.read, name)
+
+
+_reading = threading.Lock()
+
+
+@functools.lru_cache(4)
+def _read(path: str, digest: str) -> Trained:
+    return load(path)
 
 
 def _usual(name: str) -> bool:

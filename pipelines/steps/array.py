@@ -158,7 +158,7 @@ class ArrayStep(Step):
     fewest = 1
     gives = "array"
     shorthand = "expression"
-    example: ClassVar[str] = "array: log(prices[:, 0])"
+    example: ClassVar[str] = "array: log(paths[:, 0])"
 
     expression: str = Field(min_length=1, description="In NumPy's terms.")
 

@@ -106,7 +106,7 @@ class CrossValidate(Folded, Learnt, Step):
     optional = 1
     gives = "metrics"
     example: ClassVar[str] = (
-        "cross_validate: {estimator: sklearn.linear_model.LogisticRegression, target: up, time: Date, folds: 5}"
+        "cross_validate: {estimator: sklearn.linear_model.LogisticRegression, target: up, columns: [change, range], time: Date}"
     )
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:

@@ -85,7 +85,7 @@ class Evaluate(Step):
     kind = "evaluate"
     takes = (("table",), ("model",))
     gives = "metrics"
-    example: ClassVar[str] = "evaluate: {part: test}"
+    example: ClassVar[str] = "evaluate: {plots: false}"
 
     target: str | None = Field(
         None, description="The column with the true values. Default: the one that the model was trained on."

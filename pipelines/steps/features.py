@@ -64,7 +64,7 @@ class FeaturesStep(Step):
     kind = "features"
     gives = "features"
     example: ClassVar[str] = (
-        "features: {scale: [change, range], one_hot: [Symbol], date_parts: {Date: [month, weekday]}}"
+        "features: {scale: [Open, Volume], one_hot: [Symbol], date_parts: {Date: [month, weekday]}}"
     )
 
     keep: Texts = Field([], description="Columns of numbers, as they are.")

@@ -24,9 +24,9 @@ class Loading(Work):
         return (self.digest,)
 
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
-        from pipelines.learning.model import load
+        from pipelines.learning.model import OnDisk
 
-        return [builder.task("", (0,), load, self.path)]
+        return [builder.task("", (0,), OnDisk, self.path, self.digest)]
 
 
 class LoadModel(Step):
@@ -40,7 +40,7 @@ class LoadModel(Step):
     takes = ()
     gives = "model"
     shorthand = "path"
-    example: ClassVar[str] = "load_model: models/direction.model"
+    example: ClassVar[str] = "load_model: data/models/direction.model"
 
     path: str = Field(min_length=1, description="The file, relative to the project.")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,7 +43,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class State:
-    """Of some numbers: how many, their mean and sum of squared deviations (Chan, Golub, LeVeque 1979), and both ends in order."""
+    """Of some numbers: how many, their mean and sum of squared deviations (Chan, Golub, LeVeque 1979), and both ends."""
 
     count: int
     mean: float
@@ -62,7 +62,7 @@ class Partial:
         numbers = np.ravel(block).astype("float64", copy=False)
         mean = float(numbers.mean()) if numbers.size else 0.0
         squares = float(np.square(numbers - mean).sum())
-        return State(numbers.size, mean, squares, _least(numbers, self.low), -_least(-numbers, self.high)[::-1])
+        return State(numbers.size, mean, squares, _least(numbers, self.low), -_least(-numbers, self.high))
 
     def combine(self, states: Sequence[State]) -> State:
         count, mean, squares = 0, 0.0, 0.0
@@ -72,15 +72,14 @@ class Partial:
                 squares += each.squares + delta * delta * count * each.count / total
                 mean += delta * each.count / total
                 count = total
-        least = np.sort(np.concatenate([each.least for each in states]))[: self.low]
-        most = np.sort(np.concatenate([each.most for each in states]))
-        return State(count, mean, squares, least, most[max(0, len(most) - self.high) :])
+        least = _least(np.concatenate([each.least for each in states]), self.low)
+        most = -_least(-np.concatenate([each.most for each in states]), self.high)
+        return State(count, mean, squares, least, most)
 
 
 def _least(numbers: Any, count: int) -> Any:
-    if count < numbers.size:
-        numbers = np.partition(numbers, count)[:count] if count else numbers[:0]
-    return np.sort(numbers)
+    """The smallest of them, in no order."""
+    return np.partition(numbers, count - 1)[:count] if 0 < count < numbers.size else numbers[: min(count, numbers.size)]
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,7 @@ class Final:
         if math.isnan(state.mean) or not state.count:
             what = "NaN is among the numbers" if state.count else "there are no numbers"
             raise DataError(Issue(f"reduce: {what}", "look where they come from with --to"))
+        state = replace(state, least=np.sort(state.least), most=np.sort(state.most))
         values, errors = dict[str, float](), dict[str, float]()
         for name, each in self.wanted.items():
             value, error = self.number(each, state)

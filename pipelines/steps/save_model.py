@@ -28,7 +28,7 @@ class Saving(Work):
 
 
 def _with(model: Any, metrics: Any) -> Any:
-    return model if metrics is None else replace(model, metrics=dict(metrics.values))
+    return model if metrics is None else replace(getattr(model, "read", model), metrics=dict(metrics.values))
 
 
 class SaveModel(Step):

@@ -98,7 +98,7 @@ class Search(Folded, Learnt, Step):
     optional = 1
     gives = "model"
     example: ClassVar[str] = (
-        "search: {estimator: sklearn.ensemble.RandomForestClassifier, target: up, grid: {max_depth: [4, 8], min_samples_leaf: [5, 20]}, metric: log_loss}"
+        "search: {estimator: sklearn.ensemble.RandomForestClassifier, target: up, columns: [change, range], grid: {max_depth: [4, 8], min_samples_leaf: [5, 20]}, metric: log_loss}"
     )
 
     grid: dict[str, list[Any]] = Field(min_length=1, description="Parameter: the values to try.")

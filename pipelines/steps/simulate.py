@@ -38,22 +38,26 @@ class Brownian:
     def __call__(self, rng: np.random.Generator, paths: int) -> Any:
         start, drift, sigma = (np.array(each) for each in (self.start, self.drift, self.volatility))
         dt, assets = self.years / self.steps, len(self.start)
-        root = None if self.root is None else np.array(self.root).T
-        way, total = [np.zeros((paths, assets))], np.zeros((paths, assets))
-        for _ in range(self.steps):
-            z = rng.standard_normal((paths, assets))
-            if root is not None:  # column by column: the same bits whatever BLAS does
-                z = np.stack([(z[:, : j + 1] * root[: j + 1, j]).sum(axis=1) for j in range(assets)], axis=1)
-            z *= sigma * np.sqrt(dt)
-            z += (drift - sigma**2 / 2) * dt
-            total += z
-            if self.all:
-                way.append(total.copy())
-        if self.all:
-            return start * np.exp(np.stack(way, axis=1))
+        total = np.zeros((assets, paths))
+        way = np.ones((paths, self.steps + 1, assets)) * start if self.all else None
+        for step in range(self.steps):
+            z = rng.standard_normal((assets, paths))
+            for j in reversed(range(assets)):  # row by row: the same bits whatever BLAS does
+                if self.root is not None:
+                    z[j] *= self.root[j][j]
+                    for k in range(j):
+                        z[j] += self.root[j][k] * z[k]
+                z[j] *= sigma[j] * np.sqrt(dt)
+            for j in range(assets):
+                z[j] += (drift[j] - sigma[j] ** 2 / 2) * dt
+                total[j] += z[j]
+                if way is not None:
+                    way[:, step + 1, j] = start[j] * np.exp(total[j])
+        if way is not None:
+            return way
         np.exp(total, out=total)
-        total *= start
-        return total
+        total *= start[:, None]
+        return total.T
 
 
 @dataclass(frozen=True)

@@ -74,11 +74,6 @@ class Setup:
         features = inputs[1][0] if len(inputs) > 1 else None
         target = Target(self.target, self.chosen.task == "classification") if self.target else None
         classes = cuts = None
-        if target is not None and target.is_class:
-            found = [
-                builder.task("classes", (i,), Classes(rows, target.classes), each) for i, each in enumerate(inputs[0])
-            ]
-            classes = builder.task("classes", (), union, found)
         if self.folds is not None and self.folds.time is not None:
             times = [
                 builder.task("times", (i,), Classes(rows, self.folds.times), each) for i, each in enumerate(inputs[0])
@@ -86,7 +81,11 @@ class Setup:
             cuts = builder.task("cuts", (), self.folds.cuts, times)
         dtype = "float32" if self.chosen.name.startswith("xgboost.") else "float64"
         made = Made(rows, self.columns, target, self.folds, self.chosen.missing, self.chosen.short, dtype, builder.room)
-        blocks = [builder.task("block", (i,), made, each, features, classes, cuts) for i, each in enumerate(inputs[0])]
+        raw = [builder.task("raw", (i,), made, each, features, cuts) for i, each in enumerate(inputs[0])]
+        if target is not None and target.is_class:
+            found = [builder.task("labels", (i,), labels_of, each) for i, each in enumerate(raw)]
+            classes = builder.task("classes", (), union, found)
+        blocks = self.coded(builder, "block", (), raw, classes)
         tried = dict[int, list[Ref]]()
         for fold in self.folds.numbers if self.folds else ():
             tried[fold] = blocks
@@ -94,11 +93,18 @@ class Setup:
                 part = Outside(rows, self.folds, fold, self.fit)
                 states = [builder.task("fold", (fold, i), part, each, cuts) for i, each in enumerate(inputs[0])]
                 own = builder.task("fold-features", (fold,), self.fit.final, states)
-                tried[fold] = [
-                    builder.task("fold-block", (fold, i), made, each, own, classes, cuts)
-                    for i, each in enumerate(inputs[0])
-                ]
+                again = [builder.task("fold-raw", (fold, i), made, each, own, cuts) for i, each in enumerate(inputs[0])]
+                tried[fold] = self.coded(builder, "fold-block", (fold,), again, classes)
         return blocks, classes, tried
+
+    def coded(
+        self, builder: Builder, part: str, index: tuple[int, ...], raw: list[Ref], classes: Ref | None
+    ) -> list[Ref]:
+        from pipelines.learning.blocks import Held
+
+        if classes is None:
+            return raw
+        return [builder.task(part, (*index, i), Held.coded, each, classes) for i, each in enumerate(raw)]
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,10 @@ class Classes:
 
     def __call__(self, frame: pl.DataFrame) -> Any:
         return self.of(self.rows(frame))
+
+
+def labels_of(block: Any) -> Sequence[Any]:
+    return block.labels or ()
 
 
 def union(found: Sequence[Sequence[Any]]) -> list[Any]:
