@@ -427,7 +427,7 @@ def test_a_data_error_and_a_deadline(admin: Admin, runs: Runs) -> None:
     runs.config("  d: {read: {path: data.csv, dtypes: {x: int64}}}\n  out: {write: '${run}/out.parquet'}\n")
     code, said = runs.run("k8s", "submit", "config.yaml", "--wait")
     assert code == 3, said
-    assert "data.csv, row 40,001" in said
+    assert "data.csv: row 40001" in said
     runs.config(SQUARES, 5, deadline=25)
     began = time.monotonic()
     code, said = runs.run("k8s", "submit", "config.yaml", "--wait")

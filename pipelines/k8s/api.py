@@ -107,10 +107,11 @@ class Kube:
         changed: Object = self._ask("PATCH", kind, name, body=change)
         return changed
 
-    def delete(self, kind: str, name: str) -> bool:
-        """Begins to delete it and what it owns; whether it was there."""
+    def delete(self, kind: str, name: str, seconds: int | None = None) -> bool:
+        """Begins to delete it and what it owns; whether it was there. seconds: that a pod has to end by itself."""
+        grace = {} if seconds is None else {"gracePeriodSeconds": seconds}
         try:
-            self._ask("DELETE", kind, name, body={"propagationPolicy": "Background"})
+            self._ask("DELETE", kind, name, body={"propagationPolicy": "Background", **grace})
         except ApiError as error:
             if error.status == 404:
                 return False

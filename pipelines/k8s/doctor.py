@@ -29,7 +29,7 @@ NEEDED = (
     ("kubernetes.dask.org", "daskjobs", ("get", "list", "create", "delete")),
     ("kubernetes.dask.org", "daskworkergroups", ("list",)),
     ("", "configmaps", ("list", "create", "patch", "delete")),
-    ("", "pods", ("get", "list")),
+    ("", "pods", ("get", "list", "delete")),
     ("", "services", ("list",)),
     ("", "events", ("list",)),
     ("", "pods/log", ("get",)),
