@@ -439,9 +439,9 @@ def test_a_data_error_and_a_deadline(admin: Admin, runs: Runs) -> None:
 @pytest.mark.parametrize(
     ("way", "changed", "expected", "seconds"),
     [
-        ("here", {"image": "nowhere:1"}, "cannot start: ErrImageNeverPull", 60),
+        ("here", {"image": "nowhere:1"}, "cannot start: ErrImageNeverPull", 90),
         ("there", {"image": "nowhere.invalid/x:1", "pull": "IfNotPresent"}, "its image nowhere.invalid/x:1 is not pulled", 120),
-        ("here", {"scheduler_memory": "900GiB", "start_timeout": 8}, "exceeded quota", 60),
+        ("here", {"scheduler_memory": "900GiB", "start_timeout": 8}, "exceeded quota", 90),
         ("there", {"node_selector": {"no": "such"}, "cpu": "100m", "start_timeout": 15}, "no worker", 90),
         ("here", {"node_selector": {"no": "such"}, "start_timeout": 10}, "didn't match", 60),
         ("here", {"secrets": ["not-there"]}, "CreateContainerConfigError", 60),
