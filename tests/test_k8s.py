@@ -501,6 +501,13 @@ def test_doctor_when_all_is_well_and_for_what_is_not(admin: Admin, runs: Runs, t
     assert code == 4
     assert "a pod finds nothing at /data/x.csv" in said
 
+    path = runs.config(SQUARES.replace("60]}", "60]}, checkpoint: disk"))
+    nowhere = "{url: 's3://bucket/x', options: {endpoint_url: 'http://127.0.0.1:9', key: a, secret: b}}"
+    path.write_text(f"store: {nowhere}\n{path.read_text()}")
+    code, said = runs.run("k8s", "doctor", "config.yaml")
+    assert code == 4
+    assert "a pod cannot keep anything in the store s3://bucket/x" in said
+
     runs.config(SQUARES, context="elsewhere")
     code, said = runs.run("k8s", "doctor", "config.yaml")
     assert code == 4

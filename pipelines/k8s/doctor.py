@@ -12,8 +12,9 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
-from pipelines.errors import Issue, MachineError, PipelineError
+from pipelines.errors import Issue, MachineError, PipelineError, redacted
 from pipelines.k8s import bundle, manifests
 from pipelines.k8s.api import Kube
 from pipelines.k8s.manifests import Setting
@@ -111,7 +112,12 @@ def _tried(kube: Kube, spec: Spec) -> str:
     options = spec.executor.model_copy(update={"kubernetes": spec.executor.kubernetes.model_copy(update=limits)})
     setting = Setting(manifests.new_name("doctor"), options, spec.root)
     wanted = [pattern for step in spec.steps for pattern in step.step.patterns() if covered(pattern, spec)]
-    asked = {"root": str(spec.root), "versions": versions(), "paths": wanted}
+    asked: dict[str, Any] = {"root": str(spec.root), "versions": versions(), "paths": wanted}
+    if any(step.checkpoint == "disk" for step in spec.steps):
+        given = {} if spec.store is None else spec.store.options
+        # a manifest can be read by more people than a secret
+        open_ = redacted(json.dumps(given)) == json.dumps(given)
+        asked["store"] = [spec.store.url if spec.store else "runs/.store", given if open_ else {}]
     job = manifests.job(
         setting, ("python", "-m", "pipelines.k8s.probe"), env={"PIPELINES_ASKED": json.dumps(asked)}, workers=0
     )

@@ -8,7 +8,9 @@ import os
 import socket
 import sys
 import time
+import uuid
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipelines.versions import versions
@@ -71,7 +73,29 @@ def main() -> int:
                 f"a pod finds nothing at {pattern}{why}",
                 "look at executor.kubernetes.volumes and secrets, and at what they hold",
             )
+    if "store" in asked:
+        url, options = asked["store"]
+        try:
+            _keeps(url if "://" in url else str(Path(asked["root"], url)), options)
+        except Exception as error:
+            wrong(
+                f"a pod cannot keep anything in the store {url}: {type(error).__name__}: {error}",
+                "look at `store:`, and at executor.kubernetes.volumes and secrets",
+            )
+        else:
+            fine(f"the store {url} takes what is kept")
     return code
+
+
+def _keeps(url: str, options: dict[str, Any]) -> None:
+    """Writes a small file there, and removes it. Raises what the file system raises."""
+    import fsspec
+
+    files, path = fsspec.core.url_to_fs(f"{url.rstrip('/')}/.probe-{uuid.uuid4().hex}", **options)
+    if "://" not in url:
+        files.makedirs(os.path.dirname(path), exist_ok=True)
+    files.pipe_file(path, b"here")
+    files.rm_file(path)
 
 
 if __name__ == "__main__":
