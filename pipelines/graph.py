@@ -142,7 +142,9 @@ def register_serializers() -> None:
     @dask_serialize.register(pl.DataFrame)  # type: ignore[untyped-decorator]
     def _serialize(frame: pl.DataFrame) -> tuple[dict[str, Any], list[memoryview]]:
         out = io.BytesIO()
-        frame.write_ipc_stream(out)
+        # a copy of the handle, not of the rows: to write, Polars locks it and gives up Python's lock now and then; a task that
+        # uses the same one meanwhile has that and waits for this (2.1)
+        frame.clone().write_ipc_stream(out)
         return {}, [out.getbuffer()]
 
     @dask_deserialize.register(pl.DataFrame)  # type: ignore[untyped-decorator]
