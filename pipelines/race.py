@@ -33,7 +33,7 @@ from pipelines.run import execute
 from pipelines.spec import EXECUTORS
 from pipelines.types import size_text
 
-RACED = tuple(name for name in EXECUTORS if name != "address")  # what needs no cluster that is there already
+RACED = tuple(name for name in EXECUTORS if name not in ("address", "kubernetes"))  # what needs no cluster elsewhere
 ROWS = 1000
 """Of a table that is only shown, so many rows are compared."""
 _EVERY = 0.1  # seconds from one look at the memory to the next

@@ -19,11 +19,11 @@ from PIL import Image
 
 from examples import pictures, web
 from pipelines.pipeline import Pipeline, load
+from pipelines.race import RACED
 from pipelines.run import Result
-from pipelines.spec import EXECUTORS
 from tests.conftest import ROOT
 
-RUN = tuple(name for name in EXECUTORS if name != "address")
+RUN = RACED
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 Seed = Callable[..., Pipeline]
 
