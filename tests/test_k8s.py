@@ -433,7 +433,7 @@ def test_a_data_error_and_a_deadline(admin: Admin, runs: Runs) -> None:
     code, said = runs.run("k8s", "submit", "config.yaml", "--wait")
     assert code == 4, said
     assert "took longer than its deadline" in said
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 180
 
 
 @pytest.mark.parametrize(
