@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+
+import psutil
 
 from pipelines.checkpoint import ALIVE_SECONDS, Damaged, Manifest, Name, Store, each
 from pipelines.types import size_text
@@ -67,6 +70,8 @@ def _use(store: Store, path: str, found: Contents) -> None:
     with suppress(ValueError, KeyError, TypeError):
         use = json.loads(store.read(path) or b"")
         at_work = use["ended"] is None and time.time() - use["alive"] < _DEAD_SECONDS
+        if use["host"] == platform.node() and not psutil.pid_exists(use["process"]):
+            at_work = False  # it was killed
         last = float(use["ended"] or use["alive"])
         if not at_work:
             found.uses[path] = last

@@ -27,7 +27,7 @@ class Address(Cluster):
 
     @property
     def described(self) -> str:
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        workers = self.there()
         return f"the cluster at {self.address} ({len(workers)} worker{'s' * (len(workers) != 1)}, {self.slots} threads)"
 
     def __enter__(self) -> Address:
@@ -43,12 +43,12 @@ class Address(Cluster):
             )
             raise MachineError(problem) from None
         try:
-            compare(self.client, f"the cluster at {self.address}", f"start some: dask worker {self.address}")
-            workers = self.client.scheduler_info(n_workers=-1)["workers"]
-            self.slots = sum(worker["nthreads"] for worker in workers.values())
-            register_serializers()
-            self.listen()
-            self.dashboard = answering(self.client.dashboard_link)
+            with self._guarded():
+                compare(self.client, f"the cluster at {self.address}", f"start some: dask worker {self.address}")
+                self.slots = sum(worker["nthreads"] for worker in self.there().values())
+                register_serializers()
+                self.listen()
+                self.dashboard = answering(self.client.dashboard_link)
         except BaseException:
             self.stack.close()
             raise
@@ -62,7 +62,9 @@ class Address(Cluster):
 
             return os.path.isdir(path)
 
-        for worker, there in self.client.run(sees, str(folder)).items():
+        with self._guarded():
+            found = self.client.run(sees, str(folder))
+        for worker, there in found.items():
             if not there:
                 remedy = "keep the project in a folder that all workers share, under one path"
                 raise MachineError(Issue(f"the worker {worker} does not see {folder}", remedy))

@@ -105,6 +105,10 @@ class Cluster:
     def finished(self) -> None:
         return None
 
+    def there(self) -> dict[str, Any]:
+        """The workers that are connected; none where the scheduler is gone."""
+        return dict(self.client.scheduler_info(n_workers=-1).get("workers", {}))
+
     def listen(self) -> None:
         """To what tasks tell, and to what the scheduler says of workers. For a client that is connected."""
 
@@ -139,7 +143,8 @@ class Cluster:
 
     def ship(self, codes: Iterable[Code]) -> None:
         plugin = Project(codes)
-        self.client.register_plugin(plugin, name=f"pipelines-{id(plugin):x}")
+        with self._guarded():
+            self.client.register_plugin(plugin, name=f"pipelines-{id(plugin):x}")
         self.stack.callback(self._unship, f"pipelines-{id(plugin):x}")
 
     def _unship(self, name: str) -> None:

@@ -48,7 +48,7 @@ class Kubernetes(Cluster):
 
     @property
     def described(self) -> str:
-        workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+        workers = len(self.there())
         return f"Kubernetes, {self.place} ({workers} worker{'s' * (workers != 1)}, {self.slots} threads)"
 
     def sees(self, path: str) -> bool:
@@ -65,7 +65,7 @@ class Kubernetes(Cluster):
                 self.from_here()
             register_serializers()
             self.listen()
-            workers = self.client.scheduler_info(n_workers=-1)["workers"]
+            workers = self.there()
             self.slots = sum(worker["nthreads"] for worker in workers.values())
         except BaseException:
             self.__exit__(*sys.exc_info())
@@ -76,7 +76,7 @@ class Kubernetes(Cluster):
         self.place = address.removeprefix("tcp://").split("-scheduler")[0]
         deadline = time.monotonic() + self.options.start_timeout
         self.connect(address, self.options.start_timeout)
-        while not self.client.scheduler_info(n_workers=-1)["workers"]:
+        while not self.there():
             if time.monotonic() > deadline:
                 remedy = "is there room for one? `pipelines k8s status` shows the pods"
                 raise MachineError(Issue(f"no worker came up within {self.options.start_timeout} s", remedy))
@@ -117,7 +117,7 @@ class Kubernetes(Cluster):
                 return
 
     def has_workers(self, state: State) -> bool:
-        return bool(self.client.scheduler_info(n_workers=-1)["workers"])
+        return bool(self.there())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
