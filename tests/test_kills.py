@@ -182,7 +182,7 @@ def test_the_record_of_a_killed_run(projects: dict[str, tuple[Path, dict[str, st
         time.sleep(0.02)
     assert past(project)[-1].state == "running"
     process.kill()
-    process.wait()
+    process.communicate()
     killed = past(project)[-1]
     assert killed.state == "killed"
     assert killed.facts["exit_code"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -19,13 +20,14 @@ from distributed.comm.core import CommClosedError
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from pipelines.code import Code, provide
-from pipelines.errors import Issue, MachineError, keep_secret, kept_secrets
+from pipelines.errors import Issue, MachineError, PipelineError, keep_secret, kept_secrets
 from pipelines.events import TOPIC
 from pipelines.executors.base import Lost, OutOfMemory, Overdue, Progress, Timing
 from pipelines.graph import Graph, Key, Table, register_serializers
 from pipelines.versions import PACKAGES, telling, versions
 
 _POLL_SECONDS = 0.1
+_GONE = (CommClosedError, FutureCancelledError, FuturesCancelledError, TimeoutError, ClosedClientError)
 _DEATHS = 3
 """So often workers may die for want of memory with tasks of one stage."""
 _SECONDS = 10
@@ -117,6 +119,7 @@ class Cluster:
             if isinstance(told, dict) and told.get("action") == "remove-worker" and not told.get("expected"):
                 self.died(str(told["worker"]), [str(key) for key in told.get("processing-tasks", ())])
 
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # of a lost scheduler we say it ourselves
         self.client.subscribe_topic(TOPIC, lambda event: self.heard.append(event[1]))
         self.client.subscribe_topic("all", workers)
         self.stack.callback(self._unlisten)
@@ -213,7 +216,11 @@ class Cluster:
                 raise self.out_of_memory() from None
             said = f"worker processes died again and again while they ran {_stage(str(error.task))}"
             raise MachineError(Issue(said, "look at the system's log: it may be the out-of-memory killer (then see executor.memory_limit), or code that crashes")) from None  # fmt: skip
-        except (CommClosedError, FutureCancelledError, FuturesCancelledError, TimeoutError, ClosedClientError):
+        except PipelineError:
+            raise
+        except Exception as error:
+            if not isinstance(error, _GONE) and self.client.status == "running":
+                raise
             raise Lost(Issue("the scheduler is gone", "the same command goes on from what is in the store")) from None
 
 
