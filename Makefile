@@ -58,7 +58,7 @@ test-faults: $(STAMP) ## Kill processes, run out of memory (KILLS=100 times; ARG
 	@$(PY) -m pytest -q -m faults $(ARGS)
 
 test-k8s: $(STAMP) ## Run the tests that need a Kubernetes cluster (ARGS=...)
-	@$(PY) -m pytest -q -m k8s $(ARGS) || { code=$$?; test $$code -eq 5 && echo "There are no Kubernetes tests yet."; }
+	@$(PY) -m pytest -q -m k8s $(ARGS)
 
 check: $(STAMP) ## Check lint, format, types and the direction of imports
 	@$(PY) -m ruff check .
