@@ -172,15 +172,22 @@ class Kube:
     def forwarded(self, pod: Object, port: int, local: int | None = None) -> Iterator[int]:
         """A port of this machine that leads to a port of the pod."""
         made = self._portal.call(self._pod, pod)
-        forward: AbstractContextManager[int] = self._portal.wrap_async_context_manager(
-            self._portal.call(self._forward, made, port, local)
-        )
         with ExitStack() as stack:
+            yield self._listening(stack, made, port, local)
+
+    def _listening(self, stack: ExitStack, made: Any, port: int, local: int | None) -> int:
+        """The port, until the stack is closed. A free one that kr8s found may be taken when it comes to use it."""
+        for left in range(4, -1, -1):
+            forward: AbstractContextManager[int] = self._portal.wrap_async_context_manager(
+                self._portal.call(self._forward, made, port, local)
+            )
             try:
-                found = stack.enter_context(forward)
+                return stack.enter_context(forward)
             except OSError as error:
-                raise MachineError(Issue(f"cannot listen on port {local}: {error.strerror}", "choose another port")) from None  # fmt: skip
-            yield found
+                if local is not None or not left:
+                    what = "cannot listen on " + ("a port" if local is None else f"port {local}")
+                    raise MachineError(Issue(f"{what}: {error.strerror}", "choose another port")) from None
+        raise AssertionError
 
     async def _pod(self, pod: Object) -> Any:
         return await Pod(pod, api=self._api)
