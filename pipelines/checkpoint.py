@@ -153,17 +153,17 @@ class Store:
             except MachineError as error:
                 if tries == retries or not error.passing:
                     raise
-                time.sleep(min(30.0, 0.1 * 3**tries))
+                events.back_off(tries)
         raise AssertionError
 
-    def walk(self, folder: str = "") -> dict[str, tuple[int, float]]:
-        """All files below: path: (bytes, seconds since 1970 of its last change; 0 where that is not known)."""
+    def walk(self) -> dict[str, tuple[int, float]]:
+        """All files: path: (bytes, seconds since 1970 of its last change; 0 where that is not known)."""
         top = self._full("")
         with self._said("read"):
             files = self._files()
             files.invalidate_cache()
             try:
-                found = files.find(self._full(folder), detail=True)
+                found = files.find(top, detail=True)
             except FileNotFoundError:
                 return {}
             return {
@@ -230,12 +230,15 @@ class Store:
         return manifest
 
     def get(self, name: Name, manifest: Manifest, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """A partition's rows, all columns or these. Raises Damaged, and forgets the partition, when they are not those that were kept."""
+        """A partition's rows, all columns or these. Raises Damaged as `whole` does."""
+        content = self.whole(name, manifest)
+        return pl.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns)).rechunk()
+
+    def whole(self, name: Name, manifest: Manifest) -> bytes:
+        """A partition's file. Raises Damaged, and forgets the partition, when it is not what was kept."""
         content = self.read(name.file(manifest))
         if content is not None and hashlib.sha256(content).hexdigest() == manifest.sha256:
-            if columns == ():
-                return pl.DataFrame()  # only to see whether it is whole
-            return pl.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns)).rechunk()
+            return content
         self.forget(name)
         wrong = "is gone" if content is None else "is not what was written"
         raise Damaged(Issue(f"{self.url}: a partition of {manifest.step} {wrong} ({name.file(manifest)})", "run again: it is computed anew"))  # fmt: skip
@@ -412,7 +415,7 @@ def resume(staged: Staged, store: Store, fresh: bool = False, careful: bool = Fa
         manifest = store.look(one[2], stored(one[0]))
         if careful and isinstance(manifest, Manifest):
             try:
-                store.get(one[2], manifest, ())
+                store.whole(one[2], manifest)
             except Damaged:
                 return "its file is not what was written"
         return manifest
@@ -535,18 +538,13 @@ def _kernel(version: str) -> str:
     return version.replace("polars-", "Polars ").rpartition("-")[0]
 
 
-def explanation(store: Store, plan: Plan, step: str) -> Mapping[str, Any] | None:
-    """The step's lineage in the last run that had it."""
-    text = store.read(f"steps/{plan.spec.name}.{step}.json")
-    if text is None:
-        return None
-    with suppress(ValueError, TypeError, KeyError, AttributeError):
-        found = dict(json.loads(text))
-        difference(found, lineage(plan, step))  # whatever somebody made of the file
-        return found
-    return None
-
-
-def explain(store: Store, plan: Plan, step: str, facts: Mapping[str, Any]) -> None:
-    if explanation(store, plan, step) != facts:
-        store.write(f"steps/{plan.spec.name}.{step}.json", json.dumps(facts).encode())
+def reason(store: Store, plan: Plan, step: str) -> str:
+    """Why the step's table is not that of the last run that had the step; notes for the next one what it is made of."""
+    path, now = f"steps/{plan.spec.name}.{step}.json", lineage(plan, step)
+    before, why = None, difference(None, now)
+    with suppress(ValueError, TypeError, KeyError, AttributeError):  # whatever somebody made of the file
+        before = json.loads(store.read(path) or "null")
+        why = difference(before, now)
+    if before != now:
+        store.write(path, json.dumps(now).encode())
+    return why

@@ -6,7 +6,6 @@ import contextlib
 import io
 import itertools
 import os
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -206,7 +205,7 @@ class Attempt:
                 if tries == self.retries or not may_pass(error):
                     raise
                 events.tell("retry", stage=self.stage, error=str(error).splitlines()[0])
-                time.sleep(min(30.0, 0.1 * 3**tries))
+                events.back_off(tries)
             else:
                 rows, size = _measured(result)
                 events.tell("done", stage=self.stage, rows=rows, bytes=size)

@@ -23,7 +23,7 @@ from pipelines.code import Code, provided
 from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean
 from pipelines.exchange import Room, room
 from pipelines.executors.base import Executor, Limit, Lost, OutOfMemory, Progress
-from pipelines.graph import Graph, Table, needed
+from pipelines.graph import Graph, Key, Table, needed
 from pipelines.lower import (
     REJECTS,
     Attempt,
@@ -42,7 +42,7 @@ from pipelines.plan import Plan, make_plan
 from pipelines.record import Log, Record, StageFacts, plan_facts, recorded
 from pipelines.source import RUN
 from pipelines.spec import EXECUTORS, Spec
-from pipelines.stages import Staged, cut
+from pipelines.stages import Stage, Staged, cut
 from pipelines.steps.base import Operation
 from pipelines.work import Output, Work
 
@@ -152,8 +152,7 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
     with ExitStack() as stack:
         durable = stack.enter_context(_resumed(staged, record, asked)) if staged.durable else None
         stack.enter_context(_temporaries(staged, folder, mark))  # outside: tasks still at work could leave more
-        rooms = stack.enter_context(ExitStack())  # closed after the executor, whose tasks use it
-        where = rooms.enter_context(_room(spec, staged, executor))
+        where = stack.enter_context(_room(spec, staged, executor))  # closed after the executor, whose tasks use it
         lowered = lower(
             staged, room=where, ending=Ending(str(folder), mark, asked.head, executor.sees), durable=durable
         )
@@ -218,13 +217,12 @@ def _resumed(staged: Staged, record: Record, asked: _Asked) -> Iterator[Durable]
 
 def _explained(staged: Staged, lowered: Lowered, durable: Durable, record: Record) -> None:
     """Says, step by step, what of the store is used, what is computed, and why."""
-    plan, told = staged.plan, dict[str, Any]()
+    told = dict[str, Any]()
     for doubt in durable.doubts:
         record.warn(doubt)
     for step in dict.fromkeys(staged.durable.values()):
-        now = checkpoint.lineage(plan, step)
-        before = checkpoint.explanation(durable.store, plan, step)
-        why = "--fresh" if durable.fresh else checkpoint.difference(before, now)
+        why = checkpoint.reason(durable.store, staged.plan, step)
+        why = "--fresh" if durable.fresh else why
         tables = staged.tables[step]
         states = [s for s in staged.stages if staged.durable.get(s.key) == step and s not in tables]
         (have, of), (some, all_) = durable.count(tables), durable.count(states)
@@ -240,7 +238,6 @@ def _explained(staged: Staged, lowered: Lowered, durable: Durable, record: Recor
             did = f"computed: {why}"
         told[step] = {"did": did, "reused": have, "partitions": of, "states_reused": some, "states": all_}
         record.log.say(f"{step}: {did}", step=step, **told[step])
-        checkpoint.explain(durable.store, plan, step, now)
     record.note(checkpoints=told)
 
 
@@ -250,8 +247,7 @@ def _partitions(count: int) -> str:
 
 def _is_idle(graph: Graph) -> bool:
     """Whether all that is left is to read from the store and to write or show that."""
-    calls = [getattr(node, "func", None) for node in graph.values()]  # an alias of Dask's has none
-    return all(isinstance(call, Load | Finish) or _only_writes(call) for call in calls)
+    return all(isinstance(call, Load | Finish) or _only_writes(call) for call in map(_call, graph.values()))
 
 
 def _only_writes(call: Any) -> bool:
@@ -264,14 +260,18 @@ def _only_writes(call: Any) -> bool:
 
 def _counts(staged: Staged, lowered: Lowered) -> dict[str, int]:
     """Stage key: how many of its partitions are to be made."""
-    made = {
-        stage.key: sum(
-            key in graph and not isinstance(getattr(graph[key], "func", None), Load) for key in lowered.keys[stage.key]
-        )
-        for graph in (lowered.graph,)
-        for stage in staged.stages
-    }
+    made = {stage.key: len(_to_make(lowered, stage)) for stage in staged.stages}
     return {key: count for key, count in made.items() if count}
+
+
+def _to_make(lowered: Lowered, stage: Stage) -> list[Key]:
+    """The keys of the stage's partitions that are needed, and not loaded."""
+    graph = lowered.graph
+    return [key for key in lowered.keys[stage.key] if key in graph and not isinstance(_call(graph[key]), Load)]
+
+
+def _call(node: Any) -> Any:
+    return getattr(node, "func", None)  # an alias of Dask's has none
 
 
 def _limits(staged: Staged, counts: Mapping[str, int], names: Mapping[str, str]) -> dict[str, Limit]:
@@ -292,12 +292,7 @@ def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Pro
     final = [key for keys in ends.values() for key in keys]
     kept = [
         # what is loaded need not be held: it can be loaded again
-        [
-            key
-            for stage in stages
-            for key in lowered.keys[stage.key]
-            if key in graph and not isinstance(graph[key].func, Load)
-        ]
+        [key for stage in stages for key in _to_make(lowered, stage)]
         for name, stages in staged.tables.items()
         if staged.plan.nodes[name].checkpoint
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -81,18 +81,14 @@ def _use(store: Store, path: str, found: Contents) -> None:
                 found.held.add(partition)
 
 
-def verify(store: Store, found: Contents, tell: Callable[[int, int], None] = lambda done, all_: None) -> None:
-    """Reads every partition; those that are not what was written become doubtful. `tell`: how many are done, of how many."""
-    done = 0
+def verify(store: Store, found: Contents) -> None:
+    """Reads every partition; those that are not what was written become doubtful."""
 
     def read(one: tuple[Name, Manifest]) -> str | None:
-        nonlocal done
         try:
-            store.get(*one)
+            store.whole(*one)
         except Damaged:
             return "it is not what was written"
-        done += 1
-        tell(done, len(found.partitions))
         return None
 
     wanted = list(found.partitions.items())

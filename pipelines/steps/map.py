@@ -7,7 +7,6 @@ import math
 import numbers
 import os
 import threading
-import time
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +69,7 @@ class Mapped:
                         break
                 if tries < self.retries:
                     events.tell("retry", stage=str(self.function), error=f"{item!r:.60}: {error}")
-                    time.sleep(min(30.0, 0.1 * 3**tries))
+                    events.back_off(tries)
             if error is not None and self.stop:  # outside `except`: the problem itself need not be fit to travel
                 raise DataError(Issue(f"{self.function} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`"))  # fmt: skip
             data["item"].append(item)
