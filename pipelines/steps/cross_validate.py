@@ -8,10 +8,9 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, Field
 
-from pipelines.errors import Issue
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step, Texts
-from pipelines.steps.train import Learnt, Setup, setup
+from pipelines.steps.train import Learning, Learnt, Setup, setup
 from pipelines.types import Schema, dtype_name
 from pipelines.values import Metrics
 from pipelines.work import Builder, Ref, Work
@@ -61,19 +60,7 @@ def folded(step: Any, schema: Schema, problems: Problems, context: Context) -> S
 
 
 @dataclass(frozen=True)
-class CrossValidating(Work):
-    setup: Setup
-
-    @property
-    def identity(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(f"{name} {text}" for name, text in self.setup.chosen.versions)
-
-    def reads_of(self, index: int, wanted: frozenset[str]) -> frozenset[str]:
-        return self.setup.reads if index == 0 else frozenset()
-
-    def refuses(self, bytes: float, memory: float) -> Issue | None:
-        return self.setup.refuses(bytes, memory)
-
+class CrossValidating(Learning):
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
         from pipelines.learning.fitting import Learner
         from pipelines.learning.trials import trial

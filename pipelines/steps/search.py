@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from pipelines.errors import Issue, did_you_mean
+from pipelines.errors import did_you_mean
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.steps.cross_validate import Folded, folded
-from pipelines.steps.train import Assembled, Learnt, Setup
+from pipelines.steps.train import Assembled, Learning, Learnt, Setup
 from pipelines.types import Schema
 from pipelines.work import Builder, Ref, Work
 
@@ -19,23 +19,12 @@ _MOST = 10_000
 
 
 @dataclass(frozen=True)
-class Searching(Work):
-    setup: Setup
+class Searching(Learning):
     candidates: tuple[Any, ...]
     tried: tuple[Mapping[str, Any], ...]
     """Of each candidate the parameters that differ."""
     metric: str
     halving: int | None
-
-    @property
-    def identity(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(f"{name} {text}" for name, text in self.setup.chosen.versions)
-
-    def reads_of(self, index: int, wanted: frozenset[str]) -> frozenset[str]:
-        return self.setup.reads if index == 0 else frozenset()
-
-    def refuses(self, bytes: float, memory: float) -> Issue | None:
-        return self.setup.refuses(bytes, memory)
 
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
         from pipelines.learning.fitting import Learner

@@ -167,7 +167,9 @@ class Assembled:
 
 
 @dataclass(frozen=True)
-class Training(Work):
+class Learning(Work):
+    """What every step that learns says of itself."""
+
     setup: Setup
 
     @property
@@ -180,6 +182,9 @@ class Training(Work):
     def refuses(self, bytes: float, memory: float) -> Issue | None:
         return self.setup.refuses(bytes, memory)
 
+
+@dataclass(frozen=True)
+class Training(Learning):
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
         from pipelines.learning.fitting import Learner
 
