@@ -8,6 +8,7 @@ gc.disable()  # imports make many objects and no garbage: a tenth of the start-u
 from pipelines.errors import ConfigError, DataError, Issue, MachineError, PipelineError, Place  # noqa: E402
 from pipelines.pipeline import Pipeline, load  # noqa: E402
 
+gc.freeze()  # nor will what is there now ever be garbage
 if _collects:
     gc.enable()
 

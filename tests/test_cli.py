@@ -67,6 +67,7 @@ def test_check_imports_only_what_it_needs(config: Path, project: Path) -> None:
     late = [
         "dask",
         "jsonschema",
+        "numpy",
         "pandas",
         "rich",
         *(f"pipelines.{n}" for n in ("run", "schema", "drawing", "starter")),
