@@ -1,8 +1,8 @@
 """The only place that calls Polars' collect.
 
 The in-memory engine, as a rule: the streaming engine's grouped float sums differ from run to run (measured, Polars 2.1), and
-a recomputed partition must have the same bytes. Where the answer does not depend on order at all, the streaming engine: it
-takes three quarters of the time and half the memory.
+a recomputed partition must have the same bytes. Where the answer does not depend on order at all, and where files are read and
+each row is looked at by itself, the streaming engine: it takes three quarters of the time and half the memory.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class KernelError(Exception):
     """Polars refused the data: carries what it said, for the source or the step to explain."""
 
 
-def collect(frame: pl.LazyFrame, schema: Schema, *, any_order: bool = False) -> pl.DataFrame:
-    """The query's rows, in one chunk, with exactly the planned columns and types; in random order where `any_order` allows it.
+def collect(frame: pl.LazyFrame, schema: Schema, *, streams: bool = False) -> pl.DataFrame:
+    """The query's rows, in one chunk, with exactly the planned columns and types; groups in random order where it `streams`.
 
     Raises KernelError for what the data did, DataError for values that a cast or a sum cannot take.
     """
     try:
-        result = frame.collect(engine="streaming" if any_order else "in-memory").rechunk()
+        result = frame.collect(engine="streaming" if streams else "in-memory").rechunk()
     except pl.exceptions.InvalidOperationError as error:
         raise DataError(_cast_issue(str(error))) from None
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -23,7 +23,7 @@ from pipelines.order import Order
 from pipelines.plan import digest
 from pipelines.source import RUN
 from pipelines.stages import Link, Stage, Staged, With
-from pipelines.steps.base import Apply, Loader, Reduction
+from pipelines.steps.base import Apply, Loader, Operation, Reduction
 from pipelines.types import Schema
 from pipelines.work import Output, Ref
 
@@ -52,6 +52,8 @@ class Program:
     """Whether the user's code looks at the rows."""
     loader: Loader | None = None
     columns: tuple[str, ...] = ()
+    by_row: bool = False
+    """Whether rows are only read, and each is looked at by itself."""
 
     def load(self, partition: Any, *sides: pl.DataFrame) -> pl.DataFrame:
         """For a source's partition."""
@@ -84,7 +86,7 @@ class Program:
     def run(self, frame: pl.LazyFrame, *sides: pl.DataFrame | None) -> pl.DataFrame:
         """`sides`: of each link its table; the first is None where the query begins with it."""
         if self.reduction is None:
-            return self.collect(self.query(frame, sides, self.applies), self.schema)
+            return self.collect(self.query(frame, sides, self.applies), self.schema, self.by_row)
         state = self.reduction.state if self.after else self.schema
         any_order = self.reduction.any_order and not self.in_order
         result = self.collect(self.query(frame, sides, self.applies), state, any_order)
@@ -106,9 +108,9 @@ class Program:
                 frame = apply(frame)
         return frame
 
-    def collect(self, frame: pl.LazyFrame, schema: Schema, any_order: bool = False) -> pl.DataFrame:
+    def collect(self, frame: pl.LazyFrame, schema: Schema, streams: bool = False) -> pl.DataFrame:
         try:
-            return kernel.collect(frame.select(list(schema)), schema, any_order=any_order)
+            return kernel.collect(frame.select(list(schema)), schema, streams=streams)
         except DataError as error:
             raise DataError(*(Issue(f"in {self.where}: {i.message}", i.remedy) for i in error.issues)) from None
 
@@ -455,6 +457,7 @@ class _Lowering:
             in_order=stage.runs_python,
             loader=_loader(stage, self.ending),
             columns=stage.columns,
+            by_row=stage.input is not None and not stage.runs_python and all(map(_by_row, stage.program)),
         )
         others = [
             self.whole(stage, i, lowered) for i, link in enumerate(stage.links) if link.exchange.kind == "broadcast"
@@ -618,6 +621,11 @@ class Picked:
 
     def __call__(self, parcels: Sequence[Parcel], *others: pl.DataFrame) -> pl.DataFrame:
         return self.program.together([f for p in parcels for f in p.frames if f is not None], *others)
+
+
+def _by_row(apply: Apply | With) -> bool:
+    operation = getattr(apply, "__self__", None)
+    return isinstance(operation, Operation) and operation.placement == "anywhere" and apply == operation.apply
 
 
 def _loader(stage: Stage, ending: Ending | None) -> Loader | None:

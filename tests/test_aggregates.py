@@ -42,9 +42,9 @@ def reduced(step: Operation, parts: list[pl.DataFrame], fan_in: int = 2) -> pl.D
     assert isinstance(step, Aggregated)
     states = list[pl.DataFrame]()
     for part in parts:
-        state = collect(step.partial(part.lazy()), step.state, any_order=step.any_order)
+        state = collect(step.partial(part.lazy()), step.state, streams=step.any_order)
         if instead := step.refine(state):
-            state = collect(instead(part.lazy()), step.state, any_order=step.any_order)
+            state = collect(instead(part.lazy()), step.state, streams=step.any_order)
         states.append(state)
     while len(states) > fan_in:
         groups = [states[i : i + fan_in] for i in range(0, len(states), fan_in)]
