@@ -34,6 +34,8 @@ from pipelines.stages import Stage, Staged
 from pipelines.steps.base import Input
 from pipelines.types import Schema
 
+_LONG_NAME = 50
+"""Characters: four bytes each fit a file name."""
 PACKED = {"packed as": pl.String(), "packed": pl.Binary()}
 """The columns of arrays, models and metrics in a store."""
 FORMAT = "v1"
@@ -157,6 +159,8 @@ class Store:
     def walk(self) -> dict[str, tuple[int, float]]:
         """All files: path: (bytes, seconds since 1970 of its last change; 0 where that is not known)."""
         top = self._full("")
+        if self.is_local and os.path.isfile(self.url):
+            raise MachineError(Issue(f"the store {self.url} is a file", "set `store:` to a folder"))
         with self._said("read"):
             files = self._files()
             files.invalidate_cache()
@@ -539,7 +543,9 @@ def _kernel(version: str) -> str:
 
 def reason(store: Store, plan: Plan, step: str) -> str:
     """Why the step's table is not that of the last run that had the step; notes for the next one what it is made of."""
-    path, now = f"steps/{plan.spec.name}.{step}.json", lineage(plan, step)
+    name = f"{plan.spec.name}.{step}"
+    name = name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}.{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    path, now = f"steps/{name}.json", lineage(plan, step)
     before, why = None, difference(None, now)
     with suppress(ValueError, TypeError, KeyError, AttributeError):  # whatever somebody made of the file
         before = json.loads(store.read(path) or "null")

@@ -418,6 +418,9 @@ def _store(options: argparse.Namespace) -> int:
         store = store_of(load(options.config).spec)
     else:
         store = Store(str(project_root(Path("here")) / "runs/.store"))
+    if options.folder and options.action != "show":
+        what = f"`store {options.action}` takes no folder, and {options.folder!r} is one"
+        raise ConfigError(Issue(what, f"pipelines store {options.action} --config CONFIG looks at a config's store"))
     found = stores.contents(store)
     for path in found.foreign:
         print(f"note: {path} is not of the store", file=sys.stderr)

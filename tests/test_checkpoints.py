@@ -181,6 +181,12 @@ def test_verify_names_what_is_damaged(project: Path, capsys: pytest.CaptureFixtu
     shutil.rmtree(project / "runs/.store" / FORMAT)
     assert main(["store", "ls"]) == 0
     assert "empty" in capsys.readouterr().out
+    assert main(["store", "ls", "c.yaml"]) == 2
+    assert "takes no folder" in capsys.readouterr().err
+    shutil.rmtree(project / "runs/.store")
+    (project / "runs/.store").write_text("a file")
+    assert main(["store", "ls"]) == 4
+    assert "is a file" in capsys.readouterr().err
 
 
 def test_a_store_of_another_version_is_left_alone(project: Path) -> None:

@@ -166,3 +166,9 @@ def test_a_connection_that_ends_while_the_store_is_read(
     _, said = run(steps, to="n")
     assert len(times) == 2
     assert any(text.startswith("e: reused") for text in said)
+
+
+def test_a_name_too_long_for_a_file(run: Any) -> None:
+    steps = {"é" * 150: {"from": "a", "filter": "x > 3", "checkpoint": "disk"}}
+    assert "nothing is stored yet" in run(steps, to="é" * 150)[1][0]
+    assert "reused" in run(steps, to="é" * 150)[1][0]
