@@ -158,7 +158,7 @@ def test_whatever_dies_the_next_run_ends_with_the_same_bytes(
     said = first.communicate(timeout=90)[1]
     assert first.returncode in (0, 4, -signal.SIGKILL), said
     if attack == "scheduler address":
-        assert time.monotonic() - killed < 15
+        assert time.monotonic() - killed < 30  # seconds, on a machine with nothing else to do
         assert first.returncode == 0 or "the scheduler is gone" in said or "no scheduler answers" in said, said
     assert "Traceback" not in said
     run = past(project)[-1]
