@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from pipelines import ConfigError, DataError, load
 from pipelines.pipeline import Pipeline
 from pipelines.run import Result
+from pipelines.steps.array import Rowwise, rowwise
 from pipelines.values import Array
 
 Make = Callable[..., Pipeline]
@@ -175,3 +179,57 @@ def test_bad_options_are_issues(pipeline: Make) -> None:
     assert "'Symbol' is string, not a number" in issue(pipeline, "  STOCKS\n  x: {to_array: [Open, Symbol]}\n")
     assert "the array has 1 columns, 2 are named" in issue(pipeline, PATHS + "  t: {from_array: [a, b]}\n")
     assert "has only 1 columns" in issue(pipeline, PATHS + "  t: {pca: 2}\n")
+
+
+BY_ROW = [
+    "300 - prices @ [1, 2]",
+    "prices[:, 0] * 2 > prices[:, 1]",
+    "where(prices > 60, log(prices), -1) @ [[1, 2, 3], [4, 5, 6]]",
+    "max(prices, axis=1) - min(prices, axis=1) + pi",
+    "cumsum(prices[:, ::-1], axis=1) / maximum(prices, [70, 50])",
+]
+ACROSS_ROWS = [
+    "prices - mean(prices, axis=0)",
+    "prices[::-1]",
+    "cumsum(prices, axis=0)",
+    "prices[:, 0] @ prices",
+    "sum(prices)",
+]
+
+
+@pytest.mark.parametrize("expression", BY_ROW + ACROSS_ROWS)
+def test_an_expression_is_numpys_in_chunks_too(pipeline: Make, expression: str) -> None:
+    made = pipeline(
+        MANY.replace("paths:\n", "prices:\n", 1).replace("      seed", "      chunk: 1\n      seed")
+        + f"  x: {{array: '{expression}'}}\n"
+    )
+    faces = made.compile("prices", "x")
+    prices = faces["prices"].compute()
+    names = {
+        name: getattr(np, name) for name in ("where", "log", "max", "min", "cumsum", "maximum", "mean", "sum", "pi")
+    }
+    wanted = eval(expression, {**names, "prices": prices})
+    found = faces["x"].compute()
+    assert found.dtype == wanted.dtype == faces["x"].dtype
+    assert np.allclose(found, wanted, rtol=1e-12)
+    assert faces["x"].shape == wanted.shape
+    assert isinstance(made.plan().nodes["x"].bound, Rowwise) == (expression in BY_ROW)
+
+
+def test_rows_of_two_arrays_that_fit_by_chance_are_not_mixed() -> None:
+    square = {"x": Array(((5, 5), (5,)), "float64"), "v": Array(((5, 5),), "float64")}
+    assert rowwise(ast.parse("x[:, 0] - v", mode="eval").body, square) == Array(((5, 5),), "float64")
+    assert rowwise(ast.parse("x - v", mode="eval").body, square) is None
+
+
+def test_a_simulation_does_without_dasks_arrays(project: Path) -> None:
+    """They take half a second to import."""
+    config = project / "c.yaml"
+    config.write_text(
+        "steps:\n" + MANY + "  loss: {array: '300 - paths @ [1, 2]'}\n  risk: {reduce: {values: {m: mean}}}\n"
+    )
+    code = (
+        "import sys; from pipelines import load; load(sys.argv[1]).run('threads'); print('dask.array' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True, check=True)
+    assert said.stdout.endswith("False\n")
