@@ -46,6 +46,8 @@ class Node:
     place: Place
     origin: str = ""
     """The step that a pass made this one of."""
+    rows: tuple[int, ...] | None = None
+    """Of each partition, where that is known before anything runs."""
 
     @property
     def runs_python(self) -> bool:
@@ -116,7 +118,8 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
         problems = Problems(step.options)
         inputs = tuple((node.name, node.schema) for node in above)
         values = tuple(node.gives for node in above)
-        context = Context(spec.root, inputs, values, spec.folders, step.retries, finer)
+        rows = above[0].rows if above else None
+        context = Context(spec.root, inputs, values, rows, spec.folders, step.retries, finer)
         bound = step.step.bind(above[0].schema if above else {}, problems, context)
         if problems.issues:
             issues += problems.issues
@@ -170,7 +173,14 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output |
         retries=step.retries,
         timeout=step.timeout,
         place=step.place,
+        rows=_rows(bound, above),
     )
+
+
+def _rows(bound: Operation | Input | Output | Work, above: list[Node]) -> tuple[int, ...] | None:
+    if isinstance(bound, Input | Work):
+        return bound.rows
+    return above[0].rows if isinstance(bound, Operation) and bound.each else None
 
 
 def _read(source: Input) -> list[Any]:

@@ -44,6 +44,8 @@ class Work:
     identity: ClassVar[tuple[str, ...]] = ()
     """What the answer depends on beside options and inputs."""
     functions: ClassVar[tuple[Function, ...]] = ()
+    rows: ClassVar[tuple[int, ...] | None] = None
+    """Of each partition of the table that it gives, where that is known."""
 
     def reads_of(self, index: int, wanted: frozenset[str]) -> frozenset[str]:
         """The columns of the input of that index, where that is a table."""

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
+import polars as pl
 import pytest
 
 from pipelines import ConfigError, DataError, load
@@ -233,3 +235,36 @@ def test_a_simulation_does_without_dasks_arrays(project: Path) -> None:
     )
     said = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True, check=True)
     assert said.stdout.endswith("False\n")
+
+
+def test_chunks_are_known_where_files_tell_their_rows(pipeline: Make, project: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame({"id": np.arange(5000), "a": rng.normal(size=5000), "b": rng.normal(size=5000)})
+    table.write_parquet(project / "t.parquet", row_group_size=300)
+    read = (
+        "  t: {read: {path: t.parquet, partitions: 4}}\n  more: {derive: {c: a * b}}\n  parts: {split: {test: 0.2}}\n"
+    )
+    steps = (
+        read
+        + "  x: {to_array: [a, b, c]}\n  s: {standardize: {}}\n  two: {pca: 2}\n  back: {from_array: [p, q]}\n  y: {to_array: {dtype: float32}}\n"
+    )
+    steps += "  less: {from: more, filter: a > 0}\n  few: {to_array: [a, b]}\n  middle: {reduce: {values: {m: quantile(0.5)}}, from: two}\n"
+    made = pipeline(steps)
+    plan = made.plan()
+    for name in ("x", "s", "two", "y"):
+        value = plan.nodes[name].gives
+        assert isinstance(value, Array)
+        assert sum(n or 0 for n in value.chunks[0]) == 5000
+        assert len(value.chunks[0]) == 4
+    faces = made.compile("x", "s", "two", "y", "few")
+    blocks = [block.shape[0] for block in dask.compute(*faces["x"].to_delayed().ravel())]
+    assert tuple(blocks) == faces["x"].chunks[0] == faces["y"].chunks[0]
+    assert faces["two"].shape == (5000, 2)
+    assert faces["y"].dtype == np.float32
+    assert np.isnan(faces["few"].shape[0])
+    assert "an array of ? x 2 float64, a chunk a partition" in str(plan.nodes["few"].gives)
+    counted = made.compile("few", lengths=True)["few"]
+    assert counted.shape == (int((table["a"] > 0).sum()), 2)
+    assert [block.shape[0] for block in dask.compute(*counted.to_delayed().ravel())] == list(counted.chunks[0])
+    run = made.run("local", to="middle")
+    assert metrics(run, "middle")["m"] in faces["two"].compute().ravel()

@@ -31,14 +31,14 @@ def part_of(asked: str | None, default: str, schema: Schema, problems: Problems)
 @dataclass(frozen=True)
 class FitFeatures(Work):
     fit: Any
-    rows: Any
+    part: Any
     columns: tuple[str, ...]
 
     def reads_of(self, index: int, wanted: frozenset[str]) -> frozenset[str]:
         return frozenset(self.columns)
 
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
-        states = [builder.task("partial", (i,), Partial(self.fit, self.rows), each) for i, each in enumerate(inputs[0])]
+        states = [builder.task("partial", (i,), Partial(self.fit, self.part), each) for i, each in enumerate(inputs[0])]
         return [builder.task("", (0,), self.fit.final, states)]
 
 

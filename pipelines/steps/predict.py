@@ -43,6 +43,11 @@ class Predicting(Work):
     model: Model
     column: str
     chance: str | None
+    known: tuple[int, ...] | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return self.known
 
     def reads_of(self, index: int, wanted: frozenset[str]) -> frozenset[str]:
         return (wanted - {self.column, self.chance}) | frozenset(self.model.inputs) if index == 0 else frozenset()
@@ -115,7 +120,7 @@ class PredictStep(Step):
                 )
         if problems.issues:
             return None
-        return Predicting(Value(), {**schema, **added}, model, self.column, self.probability)
+        return Predicting(Value(), {**schema, **added}, model, self.column, self.probability, context.rows)
 
 
 def has_chances(model: Model) -> bool:
