@@ -488,3 +488,116 @@ def test_shipped_configs_run(project: Path, name: str) -> None:
         assert run.outputs["result"].head["chance"].is_between(0.3, 0.7).all()
     if name == "cluster_stocks":
         assert run.outputs["clusters"].rows == 3
+
+
+LAGGED = """  parts: {split: {time: id, test_from: 4500}}
+  seen: {features: {scale: [a], keep: [b], lags: {a: [1, 3], c: 2}, by: kind, order_by: id, impute: true}}
+  model: {from: [parts, seen], train: {estimator: sklearn.linear_model.LogisticRegression, target: up}}
+  m: {from: [parts, model], evaluate: {}}
+  p: {from: [parts, model], predict: {probability: chance}}
+  w: {write: {path: '${run}/p.parquet'}}
+  tried: {from: [parts, seen], cross_validate: {estimator: sklearn.linear_model.LogisticRegression, target: up, time: id, folds: 2}}
+""".replace("c: 2", "c: [2]")
+
+
+def test_lags_are_those_of_the_group_before_and_the_same_everywhere(
+    learn: Make, table: pl.DataFrame, project: Path
+) -> None:
+    shuffled = table.sample(fraction=1, shuffle=True, seed=3)
+    lagged = shuffled.sort("id").with_columns(
+        a_lag1=pl.col("a").shift(1).over("kind"),
+        a_lag3=pl.col("a").shift(3).over("kind"),
+        c_lag2=pl.col("c").shift(2).over("kind"),
+    )
+    train = lagged.filter(pl.col("id") < 4500)
+    names = ["b", "c_lag2", "a", "a_lag1", "a_lag3"]
+    means = {name: train[name].mean() for name in names}
+    spreads = {name: train[name].std(ddof=0) for name in ("a", "a_lag1", "a_lag3")}
+    x = np.column_stack(
+        [
+            (lagged[name].fill_null(means[name]).to_numpy() - (means[name] if name in spreads else 0))
+            / spreads.get(name, 1)  # type: ignore[operator]
+            for name in names
+        ]
+    )
+    late = (lagged["id"] >= 4500).to_numpy()
+    y = lagged["up"].to_numpy()
+    wanted = LogisticRegression(tol=1e-10, max_iter=1000).fit(x[~late], y[~late])
+    answers = list[Any]()
+    for executor, partitions in (("serial", 1), ("threads", 5), ("processes", 4), ("local", 3)):
+        made = learn(LAGGED, shuffled, partitions)
+        run = made.run(executor)
+        path = run.outputs["w"].path
+        assert path is not None
+        found = pl.read_parquet(path)
+        assert found.columns == [*shuffled.columns, "part", "prediction", "chance"]
+        assert found["id"].equals(shuffled["id"])  # the table's own order
+        assert np.allclose(found.sort("id")["chance"].to_numpy(), wanted.predict_proba(x)[:, 1], atol=1e-6)
+        answers.append(metrics(run))
+    assert answers[0]["log_loss"] == pytest.approx(sk.log_loss(y[late], wanted.predict_proba(x[late])[:, 1]), rel=1e-6)
+    assert all(answer == pytest.approx(answers[0], rel=1e-9) for answer in answers)
+    trained = model(made)
+    assert trained.names == tuple(names)
+    assert np.allclose(trained.estimator.coef_, wanted.coef_, rtol=1e-4)
+    # poisoned: what is later, and another group, change nothing that is fitted of the others
+    poisoned = shuffled.with_columns(a=pl.when(pl.col("id") >= 4500).then(1e6).otherwise("a"))
+    other = model(learn(LAGGED, poisoned))
+    assert np.allclose(other.estimator.coef_, trained.estimator.coef_, rtol=1e-12)
+    assert other.features.plain() == model(learn(LAGGED, shuffled)).features.plain()
+    # the model takes its lags along
+    learn(LAGGED + "  s: {from: model, save_model: {path: lagged.model, overwrite: true}}\n", shuffled).run(
+        "threads", to="s"
+    )
+    steps = "  model: {load_model: lagged.model}\n  p: {from: [t, model], predict: {probability: chance}}\n  w: {write: {path: '${run}/p.parquet'}}\n"
+    again = learn(steps, shuffled, 2).run("threads").outputs["w"].path
+    assert again is not None
+    assert pl.read_parquet(again)["chance"].equals(found["chance"])
+    with pytest.raises(ConfigError, match="the lags need the column 'kind' \\(string\\), and the table has none"):
+        learn(
+            "  less: {select: {drop: [kind]}}\n  model: {load_model: lagged.model}\n  p: {from: [less, model], predict: {}}\n"
+        ).plan()
+
+
+def test_a_groups_lags_do_not_see_other_groups(learn: Make, table: pl.DataFrame) -> None:
+    """Another group's numbers change: this group's predictions stay."""
+    steps = LAGGED.replace("${run}/p.parquet", "${run}/p.parquet").replace("impute: true", "impute: true")
+    made = learn(steps, table)
+    made.run("threads", to="w")
+    learn(steps + "  s: {from: model, save_model: {path: g.model, overwrite: true}}\n", table).run("threads", to="s")
+    predict = "  model: {load_model: g.model}\n  p: {from: [t, model], predict: {probability: chance}}\n  w: {write: {path: '${run}/p.parquet'}}\n"
+    found = list[pl.DataFrame]()
+    for frame in (table, table.with_columns(a=pl.when(pl.col("kind") == "x").then(-7.5).otherwise("a"))):
+        path = learn(predict, frame).run("threads").outputs["w"].path
+        assert path is not None
+        found.append(pl.read_parquet(path))
+    same = found[0]["chance"] == found[1]["chance"]
+    assert same.filter(table["kind"] != "x").all()
+    assert not same.filter(table["kind"] == "x").any()
+
+
+BAD_LAGS = {
+    "lags: {aa: [1]}, order_by: id": "did you mean 'a'?",
+    "lags: {kind: [1]}, order_by: id": "'kind' is string, not a number",
+    "lags: {a: [0]}, order_by: id": "a lag is of an earlier row",
+    "lags: {a: [1, 1]}, order_by: id": "1 stands here twice",
+    "lags: {a: [1]}": "lags need an order",
+    "lags: {a: [1]}, order_by: idd": "did you mean 'id'?",
+    "lags: {a: [1]}, by: kinds, order_by: id": "did you mean 'kind'?",
+    "scale: [a], by: kind": "this is for `lags`, and there are none",
+}
+
+
+@pytest.mark.parametrize("options", BAD_LAGS)
+def test_bad_lags_are_issues(learn: Make, options: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        learn(f"  seen: {{features: {{{options}}}}}\n").plan()
+    assert BAD_LAGS[options] in str(caught.value)
+    assert "c.yaml:4:" in str(caught.value)
+    assert len(caught.value.issues) == 1
+
+
+def test_a_lag_that_is_missing_is_told(learn: Make, table: pl.DataFrame) -> None:
+    with pytest.raises(DataError, match="'a_lag3' is missing"):
+        learn(LAGGED.replace(", impute: true", "").replace("a: [1, 3], c: [2]", "a: [3]")).run("threads", to="model")
+    with pytest.raises(ConfigError, match="has a column 'a_lag1' already"):
+        learn(LAGGED.replace("  seen:", "  parts2: {derive: {a_lag1: a}}\n  seen:")).plan()

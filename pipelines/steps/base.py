@@ -403,6 +403,10 @@ class Step(BaseModel):
     """Whether the columns are the input's, whatever the options."""
     example: ClassVar[str]
 
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        """A step that its first input, a table of these types, goes through before; None: none, or an issue was added."""
+        return None
+
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | Input | Output | Work | None:
         """The meaning on an input of these types, or None after an issue was added."""
         raise NotImplementedError

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step
-from pipelines.steps.features import part_of
+from pipelines.steps.features import lagging, part_of
 from pipelines.steps.predict import fits
 from pipelines.types import Schema, dtype_name
-from pipelines.values import Metrics, Model
+from pipelines.values import Metrics, Model, Value
 from pipelines.work import Builder, Ref, Work
 
 _FAN_IN = 16
@@ -92,6 +92,9 @@ class Evaluate(Step):
     )
     part: str | None = Field(None, description="Of a split table the rows to look at; all: every one. Default: test.")
     plots: bool = Field(True, description="Whether to draw plots.")
+
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        return lagging(schema, values, problems)
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         model = context.values[1]

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipelines.errors import did_you_mean
 from pipelines.steps.base import Context, Problems, Step
+from pipelines.steps.features import lagging
 from pipelines.types import Schema, dtype_name, parse_dtype
 from pipelines.values import Model, Value
 from pipelines.work import Builder, Ref, Work
@@ -94,11 +95,15 @@ class PredictStep(Step):
         description="The name of a column for its probability: of two classes that of the second (in order), else that of the predicted one.",
     )
 
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        return lagging(schema, values, problems)
+
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         model = context.values[1]
         assert isinstance(model, Model)
         fits(model, schema, problems)
         added = {self.column: target_type(model)}
+        schema = {name: t for name, t in schema.items() if model.lags is None or name not in model.lags.names}
         if self.probability is not None:
             added[self.probability] = pl.Float64()
             if model.task != "classification":

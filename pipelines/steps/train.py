@@ -11,9 +11,9 @@ from pipelines.arrays import not_numeric, numeric
 from pipelines.errors import Issue
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step, Texts
-from pipelines.steps.features import part_of
+from pipelines.steps.features import lagging, part_of
 from pipelines.types import Schema, dtype_name
-from pipelines.values import Features, Model
+from pipelines.values import Features, Lags, Model, Value
 from pipelines.work import Builder, Ref, Work
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Setup:
     folds: Folds | None = None
     fit: Any = None
     """Of the features, to fit them anew without each fold."""
+    lags: Lags | None = None
 
     @property
     def reads(self) -> frozenset[str]:
@@ -51,9 +52,8 @@ class Setup:
     def model(self) -> Model:
         from pipelines.learning.estimators import WORDS
 
-        return Model(
-            self.chosen.task, self.inputs, self.target, self.target_type, self.chosen.name, WORDS[self.chosen.how]
-        )
+        how = WORDS[self.chosen.how]
+        return Model(self.chosen.task, self.inputs, self.target, self.target_type, self.chosen.name, how, self.lags)
 
     def refuses(self, size: float, memory: float) -> Issue | None:
         if self.chosen.how != "one_worker" or 2.5 * size <= memory:
@@ -288,6 +288,7 @@ def setup(step: Any, schema: Schema, problems: Problems, context: Context) -> Se
         step.epochs,
         None,
         features.fit if features else None,
+        features.lags if features else None,
     )
 
 
@@ -308,6 +309,9 @@ class Train(Learnt, Step):
     example: ClassVar[str] = (
         "train: {estimator: sklearn.linear_model.LogisticRegression, target: up, columns: [change, range]}"
     )
+
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        return lagging(schema, values, problems)
 
     @classmethod
     def known(cls) -> list[tuple[str, ...]]:
