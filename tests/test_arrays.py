@@ -268,3 +268,19 @@ def test_chunks_are_known_where_files_tell_their_rows(pipeline: Make, project: P
     assert [block.shape[0] for block in dask.compute(*counted.to_delayed().ravel())] == list(counted.chunks[0])
     run = made.run("local", to="middle")
     assert metrics(run, "middle")["m"] in faces["two"].compute().ravel()
+
+
+def test_without_centring_it_is_the_truncated_svd(pipeline: Make) -> None:
+    faces = pipeline(
+        "  STOCKS\n  x: {to_array: [Open, High, Low, Close]}\n  two: {pca: {components: 2, center: false}}\n"
+    ).compile("x", "two")
+    x = faces["x"].compute()
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    found = faces["two"].compute()
+    assert np.allclose(np.abs(found), np.abs(u[:, :2] * s[:2]), rtol=1e-6, atol=1e-6 * s[0])
+    centred = (
+        pipeline("  STOCKS\n  x: {to_array: [Open, High, Low, Close]}\n  two: {pca: 2}\n")
+        .compile("two")["two"]
+        .compute()
+    )
+    assert not np.allclose(np.abs(found), np.abs(centred), rtol=1e-2)

@@ -601,3 +601,104 @@ def test_a_lag_that_is_missing_is_told(learn: Make, table: pl.DataFrame) -> None
         learn(LAGGED.replace(", impute: true", "").replace("a: [1, 3], c: [2]", "a: [3]")).run("threads", to="model")
     with pytest.raises(ConfigError, match="has a column 'a_lag1' already"):
         learn(LAGGED.replace("  seen:", "  parts2: {derive: {a_lag1: a}}\n  seen:")).plan()
+
+
+STOPPED = {
+    f"{LOGISTIC}, params: {{max_iter: 2}}": "LogisticRegression has not converged in 2 steps",
+    f"{LOGISTIC}, params: {{max_iter: 2}}, method: one_worker": "LogisticRegression has not converged",
+    f"estimator: sklearn.cluster.KMeans, params: {{n_clusters: 9, max_iter: 1, tol: 0}}, {COLUMNS}": "KMeans has not converged in 1 steps",
+    f"{LOGISTIC}": "",
+    f"{LOGISTIC}, method: one_worker": "",
+}
+
+
+@pytest.mark.parametrize("options", STOPPED)
+@pytest.mark.parametrize("executor", ["threads", "local"])
+def test_a_fit_that_was_stopped_early_is_told(learn: Make, options: str, executor: str) -> None:
+    said = list[str]()
+    run = learn(f"  model: {{train: {{{options}}}}}\n").run(executor, say=said.append)
+    record = json.loads((run.folder / "record.json").read_text())
+    if not STOPPED[options]:
+        assert record["warnings"] == []
+        return
+    [warning] = record["warnings"]
+    assert warning.startswith(f"model: {STOPPED[options]}")
+    assert "raise `max_iter`" in warning
+    assert warning in said
+    assert ("converged", "no") in run.outputs["model"].head.rows()
+
+
+def test_more_steps_than_usual_are_done_when_asked_for(learn: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.learning.fitting._NEWTON", 2)
+    few = model(learn(f"  model: {{train: {{{LOGISTIC}}}}}\n"))
+    assert not few.about["converged"]
+    more = model(learn(f"  model: {{train: {{{LOGISTIC}, params: {{max_iter: 40}}}}}}\n"))
+    assert more.about["converged"]
+    assert 2 < more.about["iterations"] < 40
+
+
+def test_parts_of_dates_are_polars_own(learn: Make) -> None:
+    import datetime
+
+    dates = pl.datetime_range(datetime.datetime(2023, 12, 25, 3), datetime.datetime(2024, 3, 5), "7h45m", eager=True)
+    frame = pl.DataFrame({"at": dates, "day": dates.dt.date(), "n": range(len(dates))})
+    parts = "[year, quarter, month, week, day, weekday, ordinal_day, hour, minute]"
+    steps = f"  seen: {{features: {{date_parts: {{at: {parts}, day: [weekday, week]}}}}}}\n"
+    fitted = learn(steps, frame).compile("seen")["seen"].compute(scheduler="sync")
+    found = fitted.apply(frame)
+    python = [d.astimezone(datetime.UTC).replace(tzinfo=None) if d.tzinfo else d for d in dates.to_list()]
+    wanted = np.array(
+        [
+            (d.year, (d.month + 2) // 3, d.month, d.isocalendar()[1], d.day, d.isoweekday(), d.timetuple().tm_yday, d.hour, d.minute,
+             d.isoweekday(), d.isocalendar()[1])
+            for d in python
+        ]
+    )  # fmt: skip
+    assert np.array_equal(found, wanted)
+    assert fitted.names[0] == "at_year"
+    assert fitted.names[-1] == "day_week"
+    bad = "  seen: {features: {date_parts: {day: [yearr], n: [day]}}}\n"
+    with pytest.raises(ConfigError) as caught:
+        learn(bad, frame).plan()
+    assert "did you mean 'year'?" in str(caught.value)
+    assert "'n' is int64, not a date" in str(caught.value)
+
+
+def test_more_scores_than_are_kept_move_an_area_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.learning import scores
+
+    rng = np.random.default_rng(5)
+    chance = rng.random(300_000)
+    y = (rng.random(300_000) < chance**2).astype("int64")
+    blocks = [
+        scores.classified(
+            y[i::6], (chance[i::6] > 0.5).astype(int), np.stack([1 - chance[i::6], chance[i::6]], axis=1), 2
+        )
+        for i in range(6)
+    ]
+    monkeypatch.setattr(scores, "_MOST", 30_000)
+    monkeypatch.setattr(scores, "_KEPT", 20_000)
+    state = scores.merged([scores.merged(blocks[:3]), scores.merged(blocks[3:])])
+    assert len(state.scores) <= 20_000
+    found = scores.final(state, (False, True))
+    assert found.values["roc_auc"] == pytest.approx(sk.roc_auc_score(y, chance), abs=1e-5)
+    assert found.values["average_precision"] == pytest.approx(sk.average_precision_score(y, chance), abs=1e-4)
+    assert found.values["log_loss"] == pytest.approx(sk.log_loss(y, chance), rel=1e-12)
+    assert all(len(each) <= scores._SHOWN for each in found.plots["roc"][:2])
+
+
+def test_a_model_with_a_type_that_is_not_trusted_is_refused(learn: Make, project: Path, table: pl.DataFrame) -> None:
+    import zipfile
+
+    from skops.io import dumps
+
+    learn(f"  model: {{train: {{{LOGISTIC}}}}}\n  s: {{save_model: {{path: a.model, overwrite: true}}}}\n", table).run(
+        "threads"
+    )
+    with zipfile.ZipFile(project / "a.model") as file:
+        manifest = file.read("manifest.json")
+    with zipfile.ZipFile(project / "a.model", "w") as file:
+        file.writestr("manifest.json", manifest)
+        file.writestr("estimator.skops", dumps({"gone": Path("/tmp"), "run": __import__("subprocess").Popen}))
+    with pytest.raises(PipelineError, match=r"a.model holds .*Popen.*, which is not trusted"):
+        learn("  model: {load_model: a.model}\n  p: {from: [t, model], predict: {}}\n", table).run("threads")

@@ -96,12 +96,9 @@ class Trained:
             ("rows", f"{self.about['rows']:,}"),
         ]
         if self.about.get("iterations"):
-            rows.append(
-                (
-                    "iterations",
-                    f"{self.about['iterations']}{'' if self.about['converged'] else ', not converged: raise max_iter'}",
-                )
-            )
+            rows.append(("iterations", f"{self.about['iterations']}"))
+        if not self.about.get("converged", True):
+            rows.append(("converged", "no"))
         rows.append(("features", f"{len(self.names)}"))
         if self.classes is not None:
             rows.append(("classes", ", ".join(map(str, self.classes))))

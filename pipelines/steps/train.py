@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import polars as pl
 from pydantic import BaseModel, Field
 
+from pipelines import events
 from pipelines.arrays import not_numeric, numeric
 from pipelines.errors import Issue
 from pipelines.learning import PART
@@ -160,6 +161,15 @@ class Assembled:
             "estimator": chosen.name, "params": {**dict(chosen.params), **self.params}, "how": WORDS[chosen.how], "identity": self.identity,
             "versions": dict(chosen.versions), "rows": fitted.rows, "iterations": fitted.iterations, "converged": fitted.converged,
         }  # fmt: skip
+        if not fitted.converged:
+            steps = f" in {fitted.iterations} steps" if fitted.iterations else ""
+            more = (
+                "raise `max_iter`, and scale the features"
+                if "max_iter" in chosen.made().get_params()
+                else "look at its parameters"
+            )
+            what = f"{chosen.short} has not converged{steps}: what it learnt is not the best there is; {more}"
+            events.tell("warning", stage=self.identity, message=what)
         return Trained(
             fitted.estimator, chosen.task, self.setup.inputs, self.setup.columns, features, self.setup.target, self.setup.target_type,
             tuple(classes) if classes is not None else None, chosen.missing, about,
