@@ -338,7 +338,10 @@ BAD_CONFIGS = {
     "LogisticRegression, target: up": "write sklearn.linear_model.LogisticRegression",
     "lightgbm.LGBMClassifier, target: up": "lightgbm is not installed",
     "catboost.CatBoostClassifier, target: up": "there is no package 'catboost'",
-    "dask_ml.linear_model.LogisticRegression, target: up": "name scikit-learn's class: sklearn.linear_model.LogisticRegression",
+    "dask_ml.naive_bayes.GaussianNB, target: up": "take sklearn.naive_bayes.GaussianNB, which learns block by block here",
+    "dask_ml.model_selection.HyperbandSearchCV, target: up": "take the step `search` with `halving`",
+    "dask_ml.linear_model.LogisticRegresion, target: up": "is not used here",
+    "sklearn.svm.SVC, target: up, method: distributed": "is not trained on several workers here",
     "sklearn.linear_model.LogisticRegression, target: upp": "did you mean 'up'?",
     "sklearn.linear_model.LogisticRegression": "`target` is missing",
     "sklearn.linear_model.LogisticRegression, target: size": "predicts classes",
@@ -444,8 +447,11 @@ def test_every_estimator_that_is_listed_trains_predicts_and_is_saved(
     learn: Make, table: pl.DataFrame, name: str
 ) -> None:
     known, short = KNOWN[name], name.rpartition(".")[2]
+    pytest.importorskip(name.partition(".")[0])
     target = (
-        ""
+        "target: n, "
+        if short == "PoissonRegression"
+        else ""
         if "KMeans" in short
         else "target: size, "
         if short.endswith("Regressor") or short in ("LinearRegression", "Ridge")
@@ -455,7 +461,7 @@ def test_every_estimator_that_is_listed_trains_predicts_and_is_saved(
         table.head(1200)
         .with_columns(pl.col("a", "b").abs())
         .with_columns(a=pl.col("a") > pl.col("b"), up=pl.col("a") > pl.col("b"))
-        .with_columns(pl.col("a").cast(pl.Float64))
+        .with_columns(pl.col("a").cast(pl.Float64), n=(pl.col("b") * 3).cast(pl.Int64))
     )
     made = learn(f"  model: {{train: {{estimator: {name}, {target}columns: [a, b]}}}}\n", few)
     assert made.plan().nodes["model"].gives.how == WORDS[known.how]  # type: ignore[attr-defined]
@@ -702,3 +708,74 @@ def test_a_model_with_a_type_that_is_not_trusted_is_refused(learn: Make, project
         file.writestr("estimator.skops", dumps({"gone": Path("/tmp"), "run": __import__("subprocess").Popen}))
     with pytest.raises(PipelineError, match=r"a.model holds .*Popen.*, which is not trusted"):
         learn("  model: {load_model: a.model}\n  p: {from: [t, model], predict: {}}\n", table).run("threads")
+
+
+def test_dask_ml_learns_what_scikit_learn_learns(learn: Make, table: pl.DataFrame) -> None:
+    """On two workers, too: the same to the last bit as in one process."""
+    from sklearn.linear_model import PoissonRegressor
+
+    few = table.with_columns(n=pl.Series(np.random.default_rng(1).poisson(np.exp(table["b"] / 3))))
+    x, up, n = few.select("a", "b", "c", "d").to_numpy(), few["up"].to_numpy(), few["n"].to_numpy()
+    steps = f"""
+  one: {{from: t, train: {{estimator: dask_ml.linear_model.LogisticRegression, target: up, {COLUMNS}, params: {{solver: newton, C: 1.0, fit_intercept: true}}}}}}
+  two: {{from: t, train: {{estimator: dask_ml.linear_model.PoissonRegression, target: n, {COLUMNS}, params: {{solver: newton}}}}}}
+  few: {{from: t, train: {{estimator: dask_ml.cluster.KMeans, {COLUMNS}, params: {{n_clusters: 3, random_state: 0}}}}}}
+  m1: {{from: [t, one], evaluate: {{}}}}
+  m2: {{from: [t, two], evaluate: {{}}}}
+  c: {{from: [t, few], predict: {{column: cluster}}}}
+  s: {{from: two, save_model: {{path: two.model, overwrite: true}}}}
+  w: {{from: c, write: {{path: c.parquet, overwrite: true}}}}
+"""
+    made = learn(steps, few)
+    run = made.run("threads")
+    logistic, poisson = model(made, "one").estimator, model(made, "two").estimator
+    own = LogisticRegression(tol=1e-10, max_iter=1000).fit(x, up)
+    loss = sk.log_loss(up, own.predict_proba(x))
+    assert metrics(run, "m1")["log_loss"] == pytest.approx(loss, rel=1e-3)
+    assert np.allclose(logistic.coef_, own.coef_, rtol=1e-2, atol=1e-3)
+    wanted = PoissonRegressor(alpha=0, max_iter=1000, tol=1e-10).fit(x, n)
+    assert np.allclose(poisson.coef_, wanted.coef_, atol=2e-3)
+    assert metrics(run, "m2")["mean_squared_error"] == pytest.approx(
+        sk.mean_squared_error(n, wanted.predict(x)), rel=1e-3
+    )
+    path = run.outputs["w"].path
+    assert path is not None
+    clusters = pl.read_parquet(path)["cluster"].to_numpy()
+    assert sk.adjusted_rand_score(KMeans(3, n_init=10, random_state=0).fit(x).labels_, clusters) > 0.99
+    other = learn(steps + "executor: {kind: local, workers: 2}\n").run()
+    for step in ("m1", "m2"):
+        assert metrics(other, step) == metrics(run, step)
+
+
+@pytest.mark.parametrize(
+    "name", ["xgboost.XGBClassifier", "xgboost.XGBRegressor", "lightgbm.LGBMClassifier", "lightgbm.LGBMRegressor"]
+)
+def test_trees_grow_on_all_workers(learn: Make, table: pl.DataFrame, project: Path, name: str) -> None:
+    package = pytest.importorskip(name.partition(".")[0])
+    target = "up" if name.endswith("Classifier") else "size"
+    x, y = table.select("a", "b", "c", "d").to_numpy().astype("float32"), table[target].to_numpy()
+    alone = getattr(package, name.partition(".")[2])(n_estimators=20, max_depth=3, random_state=0).fit(x, y)
+    steps = f"""
+  model: {{train: {{estimator: {name}, target: {target}, method: distributed, params: {{n_estimators: 20, max_depth: 3}}, {COLUMNS}}}}}
+  m: {{from: [t, model], evaluate: {{}}}}
+  s: {{from: [model, m], save_model: {{path: d.model, overwrite: true}}}}
+  p: {{from: [t, model], predict: {{column: said}}}}
+  w: {{write: {{path: p.parquet, overwrite: true}}}}
+"""
+    run = learn(steps + "executor: {kind: local, workers: 2}\n").run()
+    found = metrics(run)
+    if target == "up":
+        assert found["log_loss"] == pytest.approx(sk.log_loss(y, alone.predict_proba(x)), rel=1e-2)
+        assert found["accuracy"] == pytest.approx(sk.accuracy_score(y, alone.predict(x)), abs=1e-2)
+    else:
+        assert found["r2"] == pytest.approx(sk.r2_score(y, alone.predict(x)), abs=1e-2)
+    path = run.outputs["w"].path
+    assert path is not None
+    before = pl.read_parquet(path)["said"]
+    again = learn(
+        "  model: {load_model: d.model}\n  p: {from: [t, model], predict: {column: said}}\n  w: {write: {path: q.parquet, overwrite: true}}\n"
+    ).run("threads")
+    assert again.outputs["w"].path is not None
+    assert pl.read_parquet(again.outputs["w"].path)["said"].equals(before)
+    with pytest.raises(PipelineError, match="needs a cluster of two workers"):
+        learn(steps).run("threads")

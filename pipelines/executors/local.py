@@ -26,7 +26,6 @@ from pipelines.executors.base import memory_in_use
 from pipelines.executors.cluster import Cluster
 from pipelines.graph import register_serializers
 
-
 _LEAST = 256 << 20
 """A worker process takes 150 MB before its first task: with less than that it would be ended and started for ever."""
 

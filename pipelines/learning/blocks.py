@@ -155,6 +155,8 @@ class Made:
     """The estimator's name, for errors."""
     dtype: str
     room: Room | None
+    filed: bool = False
+    """Whether all go into files, so that a task that sends them on need not hold them."""
 
     def __call__(self, frame: pl.DataFrame, features: Transform | None, cuts: Any) -> Held:
         one_thread()
@@ -168,7 +170,9 @@ class Made:
         return Held(self.kept(x), y, fold, None if labels is None else tuple(labels))
 
     def kept(self, x: Any) -> Any:
-        if self.room is None or x.nbytes <= _SMALL or not self.room.folder or self.room.takes(x.nbytes):
+        if self.room is None or not self.room.folder:
+            return x
+        if not self.filed and (x.nbytes <= _SMALL or self.room.takes(x.nbytes)):
             return x
         path = os.path.join(self.room.folder, f"{uuid.uuid4().hex}.npy")
         np.save(path, x)

@@ -56,6 +56,7 @@ class Learner:
             "lloyd": self._lloyd,
             "partial_fit": self._partial_fit,
             "one_worker": self._one_worker,
+            "dask": self._one_worker,
         }[self.chosen.how]
         return how(builder, part, index, blocks, classes, fold)
 
@@ -164,6 +165,10 @@ class Learner:
         """The fit on all rows, of the one of several trials that was best: `best` is their ranking, the index ends in the trial's number."""
         if self.chosen.how == "one_worker":
             return builder.task(part, index, Only(Whole(self.chosen, None), index[-1]), list(blocks), classes, best)
+        if self.chosen.how == "dask":
+            from pipelines.learning.distributed import OnDask
+
+            return builder.task(part, index, Only(OnDask(self.chosen, None), index[-1]), list(blocks), classes, best)
         return self.lower(builder, part, index, blocks, classes, None)
 
     def _one_worker(
@@ -175,7 +180,12 @@ class Learner:
         classes: Ref | None,
         fold: int | None,
     ) -> Ref:
-        return builder.task(part, index, Whole(self.chosen, fold), list(blocks), classes)
+        whole = Whole(self.chosen, fold)
+        if self.chosen.how == "dask":
+            from pipelines.learning.distributed import OnDask
+
+            whole = OnDask(self.chosen, fold)
+        return builder.task(part, index, whole, list(blocks), classes)
 
 
 def _most(params: Mapping[str, Any], usual: int) -> int:
@@ -557,7 +567,7 @@ class Whole:
             import joblib
 
             how: dict[str, Any] = {"backend": "threading"}
-            if self.chosen.name.startswith("sklearn.") and "n_jobs" in estimator.get_params() and _on_a_cluster():
+            if self.chosen.name.startswith("sklearn.") and "n_jobs" in estimator.get_params() and on_a_cluster():
                 from distributed import get_client
 
                 how = {"backend": "dask", "client": get_client()}  # the worker takes other tasks meanwhile
@@ -566,7 +576,7 @@ class Whole:
         return not any(issubclass(each.category, ConvergenceWarning) for each in said)
 
 
-def _on_a_cluster() -> bool:
+def on_a_cluster() -> bool:
     import sys
 
     if "distributed" not in sys.modules:

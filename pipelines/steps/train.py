@@ -59,7 +59,11 @@ class Setup:
     def refuses(self, size: float, memory: float) -> Issue | None:
         if self.chosen.how != "one_worker" or 2.5 * size <= memory:
             return None
-        remedy = "take a `sample`, a larger worker (executor.memory_limit), or an estimator that runs block by block: see `pipelines steps train`"
+        from pipelines.learning.estimators import KNOWN
+
+        known = KNOWN.get(self.chosen.name)
+        first = "set `method: distributed`, " if known and known.distributed else ""
+        remedy = f"{first}take a `sample`, a larger worker (executor.memory_limit), or an estimator that runs block by block: see `pipelines steps train`"
         return Issue(
             f"{self.chosen.short} is trained on one worker, which needs about {2.5 * size / 1e9:.1f} GB for this table and has {memory / 1e9:.1f}",
             remedy,
@@ -81,7 +85,17 @@ class Setup:
             ]
             cuts = builder.task("cuts", (), self.folds.cuts, times)
         dtype = "float32" if self.chosen.name.startswith("xgboost.") else "float64"
-        made = Made(rows, self.columns, target, self.folds, self.chosen.missing, self.chosen.short, dtype, builder.room)
+        made = Made(
+            rows,
+            self.columns,
+            target,
+            self.folds,
+            self.chosen.missing,
+            self.chosen.short,
+            dtype,
+            builder.room,
+            self.chosen.how == "dask",
+        )
         raw = [builder.task("raw", (i,), made, each, features, cuts) for i, each in enumerate(inputs[0])]
         if target is not None and target.is_class:
             found = [builder.task("labels", (i,), labels_of, each) for i, each in enumerate(raw)]
@@ -217,8 +231,9 @@ class Learnt(BaseModel):
         None, description="Of a split table the rows to learn from; all: every one. Default: train."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="The estimator's random_state, where it has one.")
-    method: Literal["auto", "block_wise", "one_worker"] = Field(
-        "auto", description="How it runs; auto: as `pipelines steps train` lists."
+    method: Literal["auto", "block_wise", "one_worker", "distributed"] = Field(
+        "auto",
+        description="How it runs; auto: as `pipelines steps train` lists. distributed: XGBoost's or LightGBM's trees on all workers of a cluster.",
     )
     epochs: int = Field(
         1, ge=1, le=1000, description="Passes over the data, of an estimator that learns block by block."
@@ -306,7 +321,7 @@ class Train(Learnt, Step):
     """Train a model on a table, or on a table and fitted features: any estimator with scikit-learn's interface, by its dotted name.
 
     The planner chooses how it runs. Logistic regression, least squares and k-means sum over blocks and see any size of table; what
-    has `partial_fit` learns block by block; others are trained on one worker, on a cluster with joblib's parallel parts on all
+    has `partial_fit` learns block by block; dask-ml's estimators get Dask arrays; others are trained on one worker, on a cluster with joblib's parallel parts on all
     workers, and are refused when the estimate says that the table does not fit. `pipelines steps train` lists what was tried.
 
     Of a table that was split (see `split`), the rows of `train` are learnt from, else all.
