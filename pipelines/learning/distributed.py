@@ -5,6 +5,7 @@ The task that fits hands out tasks itself. It holds of the blocks only where the
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,13 +64,21 @@ class OnDask(Whole):
             [da.from_delayed(each[1], (n,), dtype=kind) for each, n in zip(parts, rows, strict=True)]
         )
 
+    def scattered(self, client: Any, blocks: Sequence[Held]) -> Any:
+        """Futures of the blocks; afterwards every worker has the library: a task of it that comes while it is imported for the first
+        time would wait for that, and that for the task's own import."""
+        module = self.chosen.name.rpartition(".")[0]
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        client.gather([client.submit(_imported, module, workers=[each], pure=False) for each in workers])
+        return client.scatter(list(blocks), direct=True)
+
     def of_dask_ml(self, blocks: Sequence[Held], counts: Sequence[int]) -> Any:
         import dask
 
         first = blocks[0].x
         several = _several()
         with _client() if several else dask.config.set(scheduler="sync") as client:
-            given = client.scatter(list(blocks), direct=True) if several else blocks
+            given = self.scattered(client, blocks) if several else blocks
             x, y = self.arrays(given, counts, first.shape[1], first.dtype)
             made = self.chosen.made()
             made.fit(x) if y is None else made.fit(x, y)
@@ -86,7 +95,7 @@ class OnDask(Whole):
         package, _, name = self.chosen.name.partition(".")
         first = blocks[0].x
         with _client() as client:
-            x, y = self.arrays(client.scatter(list(blocks), direct=True), counts, first.shape[1], first.dtype)
+            x, y = self.arrays(self.scattered(client, blocks), counts, first.shape[1], first.dtype)
             x, y = client.persist([x, y])
             if package == "lightgbm":
                 import lightgbm
@@ -100,6 +109,10 @@ class OnDask(Whole):
             alone = self.chosen.made()
             alone.load_model(bytearray(made.get_booster().save_raw("ubj")))
             return alone
+
+
+def _imported(module: str) -> None:
+    importlib.import_module(module if module.startswith("dask_ml") else f"{module}.dask")
 
 
 def _part(block: Held, fold: int | None) -> tuple[Any, Any]:

@@ -39,7 +39,7 @@ class Known:
     """Whether `method: distributed` trains it on all workers."""
 
 
-_BOOSTED = "data that fits one worker, as float32, or `method: distributed`"
+_BOOSTED = "data that fits one worker, or `method: distributed`"
 _ANY = None
 _IGNORED = {"random_state": _ANY, "n_jobs": _ANY, "verbose": _ANY, "copy_X": _ANY}
 KNOWN: Mapping[str, Known] = {
