@@ -91,6 +91,8 @@ class Model(Value):
     how: str
     """How it is trained, in plain words."""
     lags: Lags | None = None
+    loaded: bool = False
+    """Whether it is there when the run begins."""
 
     def __str__(self) -> str:
         of = f" of {self.target}" if self.target else ""

@@ -30,6 +30,9 @@ class Builder(Protocol):
     def task(self, part: str, index: tuple[int, ...], function: Callable[..., Any], *arguments: Any) -> Ref:
         """Adds a task; what it gives."""
 
+    def once(self, part: str, function: Callable[..., Any], given: Ref) -> Ref:
+        """A task of one result that all steps share which ask for it; what it gives."""
+
     def add(self, tasks: Mapping[Any, Any]) -> None:
         """Adds tasks that Dask made."""
 

@@ -66,6 +66,40 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Parked:
+    """A partition that waits for what is learnt of all partitions: in memory, or in a file."""
+
+    kept: Any
+    """The frame, or the path of its file."""
+
+    def __sizeof__(self) -> int:
+        return 200 + (0 if isinstance(self.kept, str) else int(self.kept.estimated_size()))
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        return pl.read_ipc(self.kept) if isinstance(self.kept, str) else self.kept
+
+
+@dataclass(frozen=True)
+class Park:
+    """A partition → where it waits."""
+
+    room: Room | None
+
+    def __call__(self, frame: pl.DataFrame) -> Parked:
+        size = int(frame.estimated_size())
+        if self.room is None or not self.room.folder or size <= _SMALL or self.room.takes(size):
+            return Parked(frame)
+        path = os.path.join(self.room.folder, f"{uuid.uuid4().hex}.arrow")
+        frame.write_ipc(path, compression="uncompressed")
+        return Parked(path)
+
+
+def unparked(given: pl.DataFrame | Parked) -> pl.DataFrame:
+    return given.frame if isinstance(given, Parked) else given
+
+
+@dataclass(frozen=True)
 class Target:
     """The column to predict. `classes`: its values in order; None: numbers."""
 
@@ -158,9 +192,9 @@ class Made:
     filed: bool = False
     """Whether all go into files, so that a task that sends them on need not hold them."""
 
-    def __call__(self, frame: pl.DataFrame, features: Transform | None, cuts: Any) -> Held:
+    def __call__(self, given: pl.DataFrame | Parked, features: Transform | None, cuts: Any) -> Held:
         one_thread()
-        frame = self.rows(frame)
+        frame = self.rows(unparked(given))
         x = matrix(frame, features, self.columns, self.dtype)
         if not self.takes_missing:
             complete(x, features.names if features else self.columns, self.who)

@@ -66,6 +66,6 @@ class LoadModel(Step):
         asked = (found["features"] or {}).get("asked", {})
         lags = lags_of(asked.get("lags"))
         gives = Model(
-            found["task"], inputs, found["target"], found["target_type"], about["estimator"], about["how"], lags
+            found["task"], inputs, found["target"], found["target_type"], about["estimator"], about["how"], lags, True
         )
         return Loading(gives, {}, str(path), digest)

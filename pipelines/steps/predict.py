@@ -32,6 +32,13 @@ def fits(model: Model, schema: Schema, problems: Problems) -> None:
             )
 
 
+def waiting(model: Model, builder: Builder, table: Sequence[Ref]) -> Sequence[Ref]:
+    """The partitions, parked where the model is trained meanwhile: perhaps of all of them, which would be in memory until then."""
+    from pipelines.learning.blocks import Park
+
+    return table if model.loaded else [builder.once("park", Park(builder.room), each) for each in table]
+
+
 def target_type(model: Model) -> pl.DataType:
     if model.task == "clustering":
         return pl.Int64()
@@ -62,7 +69,10 @@ class Predicting(Work):
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
         chance = self.chance if self.chance in self.schema else None
         predict = Predict(self.column, chance, target_type(self.model), tuple(self.schema))
-        return [builder.task("", (i,), predict, each, inputs[1][0]) for i, each in enumerate(inputs[0])]
+        return [
+            builder.task("", (i,), predict, each, inputs[1][0])
+            for i, each in enumerate(waiting(self.model, builder, inputs[0]))
+        ]
 
 
 @dataclass(frozen=True)
@@ -72,10 +82,11 @@ class Predict:
     dtype: pl.DataType
     wanted: tuple[str, ...]
 
-    def __call__(self, frame: pl.DataFrame, model: Any) -> pl.DataFrame:
+    def __call__(self, given: Any, model: Any) -> pl.DataFrame:
+        from pipelines.learning.blocks import unparked
         from pipelines.learning.model import predicted
 
-        return predicted(model, frame, self.column, self.chance, self.dtype).select(self.wanted)
+        return predicted(model, unparked(given), self.column, self.chance, self.dtype).select(self.wanted)
 
 
 class PredictStep(Step):

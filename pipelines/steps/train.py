@@ -73,7 +73,7 @@ class Setup:
         self, builder: Builder, inputs: Sequence[Sequence[Ref]]
     ) -> tuple[list[Ref], Ref | None, dict[int, list[Ref]]]:
         """Adds the tasks up to the blocks; these, the classes, and the blocks for trying on each fold: features are fitted without it."""
-        from pipelines.learning.blocks import Made, Rows, Target
+        from pipelines.learning.blocks import Made, Park, Rows, Target
 
         rows = Rows(self.part)
         features = inputs[1][0] if len(inputs) > 1 else None
@@ -96,7 +96,10 @@ class Setup:
             builder.room,
             self.chosen.how == "dask",
         )
-        raw = [builder.task("raw", (i,), made, each, features, cuts) for i, each in enumerate(inputs[0])]
+        table = list(inputs[0])
+        if features is not None or cuts is not None:  # all wait for what is known of all
+            table = [builder.once("park", Park(builder.room), each) for each in table]
+        raw = [builder.task("raw", (i,), made, each, features, cuts) for i, each in enumerate(table)]
         if target is not None and target.is_class:
             found = [builder.task("labels", (i,), labels_of, each) for i, each in enumerate(raw)]
             classes = builder.task("classes", (), union, found)
@@ -106,9 +109,9 @@ class Setup:
             tried[fold] = blocks
             if self.fit is not None:
                 part = Outside(rows, self.folds, fold, self.fit)
-                states = [builder.task("fold", (fold, i), part, each, cuts) for i, each in enumerate(inputs[0])]
+                states = [builder.task("fold", (fold, i), part, each, cuts) for i, each in enumerate(table)]
                 own = builder.task("fold-features", (fold,), self.fit.final, states)
-                again = [builder.task("fold-raw", (fold, i), made, each, own, cuts) for i, each in enumerate(inputs[0])]
+                again = [builder.task("fold-raw", (fold, i), made, each, own, cuts) for i, each in enumerate(table)]
                 tried[fold] = self.coded(builder, "fold-block", (fold,), again, classes)
         return blocks, classes, tried
 
@@ -131,8 +134,10 @@ class Outside:
     fold: int
     fit: Any
 
-    def __call__(self, frame: pl.DataFrame, cuts: Any) -> Any:
-        frame = self.rows(frame)
+    def __call__(self, given: Any, cuts: Any) -> Any:
+        from pipelines.learning.blocks import unparked
+
+        frame = self.rows(unparked(given))
         numbers = self.folds(frame, cuts)
         return self.fit.partial(
             frame.filter(pl.Series(numbers < -self.fold if self.fold < 0 else numbers != self.fold))
