@@ -15,6 +15,7 @@ from pipelines.errors import DataError, Issue
 from pipelines.exchange import Room
 from pipelines.learning import PART
 from pipelines.learning.features import Transform
+from pipelines.work import Builder, Ref
 
 _SMALL = 1 << 20
 
@@ -84,15 +85,22 @@ class Parked:
 class Park:
     """A partition → where it waits."""
 
-    room: Room | None
+    room: Room
 
     def __call__(self, frame: pl.DataFrame) -> Parked:
         size = int(frame.estimated_size())
-        if self.room is None or not self.room.folder or size <= _SMALL or self.room.takes(size):
+        if not self.room.folder or size <= _SMALL or self.room.takes(size):
             return Parked(frame)
         path = os.path.join(self.room.folder, f"{uuid.uuid4().hex}.arrow")
         frame.write_ipc(path, compression="uncompressed")
         return Parked(path)
+
+
+def parked(builder: Builder, table: Sequence[Ref]) -> list[Ref]:
+    """Where processes share no disk, Dask's workers move to theirs what does not fit."""
+    if builder.room is None:
+        return list(table)
+    return [builder.once("park", Park(builder.room), each) for each in table]
 
 
 def unparked(given: pl.DataFrame | Parked) -> pl.DataFrame:

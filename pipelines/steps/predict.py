@@ -34,9 +34,9 @@ def fits(model: Model, schema: Schema, problems: Problems) -> None:
 
 def waiting(model: Model, builder: Builder, table: Sequence[Ref]) -> Sequence[Ref]:
     """The partitions, parked where the model is trained meanwhile: perhaps of all of them, which would be in memory until then."""
-    from pipelines.learning.blocks import Park
+    from pipelines.learning.blocks import parked
 
-    return table if model.loaded else [builder.once("park", Park(builder.room), each) for each in table]
+    return table if model.loaded else parked(builder, table)
 
 
 def target_type(model: Model) -> pl.DataType:

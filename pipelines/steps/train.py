@@ -73,7 +73,7 @@ class Setup:
         self, builder: Builder, inputs: Sequence[Sequence[Ref]]
     ) -> tuple[list[Ref], Ref | None, dict[int, list[Ref]]]:
         """Adds the tasks up to the blocks; these, the classes, and the blocks for trying on each fold: features are fitted without it."""
-        from pipelines.learning.blocks import Made, Park, Rows, Target
+        from pipelines.learning.blocks import Made, Rows, Target, parked
 
         rows = Rows(self.part)
         features = inputs[1][0] if len(inputs) > 1 else None
@@ -98,7 +98,7 @@ class Setup:
         )
         table = list(inputs[0])
         if features is not None or cuts is not None:  # all wait for what is known of all
-            table = [builder.once("park", Park(builder.room), each) for each in table]
+            table = parked(builder, table)
         raw = [builder.task("raw", (i,), made, each, features, cuts) for i, each in enumerate(table)]
         if target is not None and target.is_class:
             found = [builder.task("labels", (i,), labels_of, each) for i, each in enumerate(raw)]
