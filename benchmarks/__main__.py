@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.answers import disagreements
 from benchmarks.cases import CASES, Case, Summary
 from benchmarks.data import Data, NoData
 from benchmarks.measure import Measured, run
@@ -76,7 +75,7 @@ def measure(name: str, case: Case, runs: int, work: Path) -> dict[str, Any]:
 
     for who in commands:  # not timed: it fills the caches, and gives the answers to compare
         attempt(who)
-    wrong = disagreements({who: outs[who] for who, c in case.competitors.items() if "{out}" in c and who not in failed})
+    wrong = case.differ({who: outs[who] for who, c in case.competitors.items() if "{out}" in c and who not in failed})
     for text in wrong:
         print(f"  WRONG ANSWER: {text}", flush=True)
     if wrong:

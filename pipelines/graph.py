@@ -58,6 +58,12 @@ class Tasks:
         self.graph[key] = Task(key, function, *map(_argument, arguments))
         return Ref(key)
 
+    def once(self, part: str, function: Callable[..., Any], given: Ref) -> Ref:
+        key: Key = (f"{part}+{given.key[0]}", *given.key[1:])
+        if key not in self.graph:
+            self.graph[key] = Task(key, function, _argument(given))
+        return Ref(key)
+
     def add(self, tasks: Mapping[Any, Any]) -> None:
         self.graph.update(tasks)
 

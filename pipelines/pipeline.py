@@ -12,6 +12,7 @@ from pipelines.errors import ConfigError, PipelineError
 from pipelines.plan import Plan, make_plan
 from pipelines.spec import Spec, load_spec
 from pipelines.stages import cut
+from pipelines.values import Array
 
 if TYPE_CHECKING:
     from pipelines.run import Result
@@ -34,11 +35,12 @@ class Pipeline:
         """Every step with its output's columns and types. Raises ConfigError or DataError with all issues."""
         return self._plan
 
-    def compile(self, *names: str) -> Mapping[str, Any]:
+    def compile(self, *names: str, lengths: bool = False) -> Mapping[str, Any]:
         """Step: its table as a lazy dask.dataframe.DataFrame with Arrow dtypes, over the same tasks that a run runs; an array
         as a dask.array.Array, a model or metrics as a dask.delayed.Delayed.
 
-        Default: every step that gives something. Nothing is computed here.
+        Default: every step that gives something. Nothing is computed here; but `lengths` counts the rows of arrays' chunks that the
+        plan does not know, which costs what computing these arrays costs.
         """
         from pipelines.graph import face
         from pipelines.lower import lower
@@ -49,6 +51,8 @@ class Pipeline:
             plan.step(name)
             staged = cut(plan, (name,))
             frames[name] = face(lower(staged).table(staged.tables[name]), plan.nodes[name].gives)
+            if lengths and isinstance(plan.nodes[name].gives, Array):
+                frames[name].compute_chunk_sizes()
         return frames
 
     def run(

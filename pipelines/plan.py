@@ -17,7 +17,7 @@ from pipelines import kernel
 from pipelines.code import Function
 from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, named
 from pipelines.spec import Checkpoint, Spec, StepSpec
-from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Problems
+from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Problems, Step
 from pipelines.types import Schema, dtype_name
 from pipelines.values import Nothing, Value
 from pipelines.work import Output, Work
@@ -46,6 +46,8 @@ class Node:
     place: Place
     origin: str = ""
     """The step that a pass made this one of."""
+    rows: tuple[int, ...] | None = None
+    """Of each partition, where that is known before anything runs."""
 
     @property
     def runs_python(self) -> bool:
@@ -116,7 +118,12 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
         problems = Problems(step.options)
         inputs = tuple((node.name, node.schema) for node in above)
         values = tuple(node.gives for node in above)
-        context = Context(spec.root, inputs, values, spec.folders, step.retries, finer)
+        if above and (before := step.step.first(above[0].schema, values, problems)) is not None:
+            above[0] = _before(step, before, above[0], spec)
+            nodes[above[0].name] = above[0]
+            inputs = tuple((node.name, node.schema) for node in above)
+        rows = above[0].rows if above else None
+        context = Context(spec.root, inputs, values, rows, spec.folders, step.retries, finer)
         bound = step.step.bind(above[0].schema if above else {}, problems, context)
         if problems.issues:
             issues += problems.issues
@@ -125,7 +132,7 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
             if step.step.keeps_columns and above:
                 nodes[step.name] = replace(above[0], name=step.name)  # the steps below can still be checked
         elif bound is not None:
-            node = _node(step, above, bound)
+            node = replace(_node(step, above, bound), inputs=tuple(each.name for each in above))
             if isinstance(bound, Input):
                 notes += (f"{step.name}: {note}" for note in bound.notes)
             if node.output is not None:
@@ -170,7 +177,22 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output |
         retries=step.retries,
         timeout=step.timeout,
         place=step.place,
+        rows=_rows(bound, above),
     )
+
+
+def _before(step: StepSpec, before: Step, above: Node, spec: Spec) -> Node:
+    """The node of a step that stands in no config, between a step and the table that it names."""
+    bound = before.bind(above.schema, Problems(step.options), Context(spec.root))
+    assert isinstance(bound, Operation)  # `first` has looked
+    between = replace(step, name=f"{above.name} for {step.name}", step=before, inputs=(above.name,), checkpoint=None)
+    return replace(_node(between, [above], bound), origin=step.name)
+
+
+def _rows(bound: Operation | Input | Output | Work, above: list[Node]) -> tuple[int, ...] | None:
+    if isinstance(bound, Input | Work):
+        return bound.rows
+    return above[0].rows if isinstance(bound, Operation) and bound.each else None
 
 
 def _read(source: Input) -> list[Any]:

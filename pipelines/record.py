@@ -141,6 +141,8 @@ class Record:
                 kept["partitions"] += 1
                 kept["bytes"] += event["bytes"]
                 kept["seconds"] = round(kept["seconds"] + event["seconds"], 3)
+            case "warning":
+                self.warn(f"{stage.name if stage is not None else event['stage']}: {event['message']}")
             case "loss":
                 self.facts["losses"].append({name: fact for name, fact in event.items() if name != "what"})
                 self.log.say(f"lost {event['worker']}: {event['why']}", level="warning")

@@ -48,6 +48,23 @@ class Array(Value):
 
 
 @dataclass(frozen=True)
+class Lags:
+    """Numbers of earlier rows of the same group, for features: computed on every table before its rows are learnt from or predicted."""
+
+    columns: Mapping[str, tuple[int, ...]]
+    """Of which columns, and how many rows before."""
+    by: tuple[str, ...]
+    order: tuple[str, ...]
+    inputs: Schema
+    """Of all columns that they need."""
+
+    @property
+    def names(self) -> Mapping[str, tuple[str, int]]:
+        """New column: of which column, how many rows before."""
+        return {f"{name}_lag{n}": (name, n) for name, each in self.columns.items() for n in each}
+
+
+@dataclass(frozen=True)
 class Features(Value):
     """Fitted features: which columns of which types they are made of."""
 
@@ -55,6 +72,7 @@ class Features(Value):
     inputs: Schema
     fit: object
     """How they are fitted: who tries on folds fits them anew without each."""
+    lags: Lags | None = None
 
     def __str__(self) -> str:
         return f"features of {', '.join(self.inputs)}"
@@ -72,6 +90,9 @@ class Model(Value):
     estimator: str
     how: str
     """How it is trained, in plain words."""
+    lags: Lags | None = None
+    loaded: bool = False
+    """Whether it is there when the run begins."""
 
     def __str__(self) -> str:
         of = f" of {self.target}" if self.target else ""

@@ -30,6 +30,9 @@ class Builder(Protocol):
     def task(self, part: str, index: tuple[int, ...], function: Callable[..., Any], *arguments: Any) -> Ref:
         """Adds a task; what it gives."""
 
+    def once(self, part: str, function: Callable[..., Any], given: Ref) -> Ref:
+        """A task of one result that all steps share which ask for it; what it gives."""
+
     def add(self, tasks: Mapping[Any, Any]) -> None:
         """Adds tasks that Dask made."""
 
@@ -44,6 +47,8 @@ class Work:
     identity: ClassVar[tuple[str, ...]] = ()
     """What the answer depends on beside options and inputs."""
     functions: ClassVar[tuple[Function, ...]] = ()
+    rows: ClassVar[tuple[int, ...] | None] = None
+    """Of each partition of the table that it gives, where that is known."""
 
     def reads_of(self, index: int, wanted: frozenset[str]) -> frozenset[str]:
         """The columns of the input of that index, where that is a table."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
+import polars as pl
 import pytest
 
 from pipelines import ConfigError, DataError, load
 from pipelines.pipeline import Pipeline
 from pipelines.run import Result
+from pipelines.steps.array import Rowwise, rowwise
 from pipelines.values import Array
 
 Make = Callable[..., Pipeline]
@@ -175,3 +181,106 @@ def test_bad_options_are_issues(pipeline: Make) -> None:
     assert "'Symbol' is string, not a number" in issue(pipeline, "  STOCKS\n  x: {to_array: [Open, Symbol]}\n")
     assert "the array has 1 columns, 2 are named" in issue(pipeline, PATHS + "  t: {from_array: [a, b]}\n")
     assert "has only 1 columns" in issue(pipeline, PATHS + "  t: {pca: 2}\n")
+
+
+BY_ROW = [
+    "300 - prices @ [1, 2]",
+    "prices[:, 0] * 2 > prices[:, 1]",
+    "where(prices > 60, log(prices), -1) @ [[1, 2, 3], [4, 5, 6]]",
+    "max(prices, axis=1) - min(prices, axis=1) + pi",
+    "cumsum(prices[:, ::-1], axis=1) / maximum(prices, [70, 50])",
+]
+ACROSS_ROWS = [
+    "prices - mean(prices, axis=0)",
+    "prices[::-1]",
+    "cumsum(prices, axis=0)",
+    "prices[:, 0] @ prices",
+    "sum(prices)",
+]
+
+
+@pytest.mark.parametrize("expression", BY_ROW + ACROSS_ROWS)
+def test_an_expression_is_numpys_in_chunks_too(pipeline: Make, expression: str) -> None:
+    made = pipeline(
+        MANY.replace("paths:\n", "prices:\n", 1).replace("      seed", "      chunk: 1\n      seed")
+        + f"  x: {{array: '{expression}'}}\n"
+    )
+    faces = made.compile("prices", "x")
+    prices = faces["prices"].compute()
+    names = {
+        name: getattr(np, name) for name in ("where", "log", "max", "min", "cumsum", "maximum", "mean", "sum", "pi")
+    }
+    wanted = eval(expression, {**names, "prices": prices})
+    found = faces["x"].compute()
+    assert found.dtype == wanted.dtype == faces["x"].dtype
+    assert np.allclose(found, wanted, rtol=1e-12)
+    assert faces["x"].shape == wanted.shape
+    assert isinstance(made.plan().nodes["x"].bound, Rowwise) == (expression in BY_ROW)
+
+
+def test_rows_of_two_arrays_that_fit_by_chance_are_not_mixed() -> None:
+    square = {"x": Array(((5, 5), (5,)), "float64"), "v": Array(((5, 5),), "float64")}
+    assert rowwise(ast.parse("x[:, 0] - v", mode="eval").body, square) == Array(((5, 5),), "float64")
+    assert rowwise(ast.parse("x - v", mode="eval").body, square) is None
+
+
+def test_a_simulation_does_without_dasks_arrays(project: Path) -> None:
+    """They take half a second to import."""
+    config = project / "c.yaml"
+    config.write_text(
+        "steps:\n" + MANY + "  loss: {array: '300 - paths @ [1, 2]'}\n  risk: {reduce: {values: {m: mean}}}\n"
+    )
+    code = (
+        "import sys; from pipelines import load; load(sys.argv[1]).run('threads'); print('dask.array' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True, check=True)
+    assert said.stdout.endswith("False\n")
+
+
+def test_chunks_are_known_where_files_tell_their_rows(pipeline: Make, project: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame({"id": np.arange(5000), "a": rng.normal(size=5000), "b": rng.normal(size=5000)})
+    table.write_parquet(project / "t.parquet", row_group_size=300)
+    read = (
+        "  t: {read: {path: t.parquet, partitions: 4}}\n  more: {derive: {c: a * b}}\n  parts: {split: {test: 0.2}}\n"
+    )
+    steps = (
+        read
+        + "  x: {to_array: [a, b, c]}\n  s: {standardize: {}}\n  two: {pca: 2}\n  back: {from_array: [p, q]}\n  y: {to_array: {dtype: float32}}\n"
+    )
+    steps += "  less: {from: more, filter: a > 0}\n  few: {to_array: [a, b]}\n  middle: {reduce: {values: {m: quantile(0.5)}}, from: two}\n"
+    made = pipeline(steps)
+    plan = made.plan()
+    for name in ("x", "s", "two", "y"):
+        value = plan.nodes[name].gives
+        assert isinstance(value, Array)
+        assert sum(n or 0 for n in value.chunks[0]) == 5000
+        assert len(value.chunks[0]) == 4
+    faces = made.compile("x", "s", "two", "y", "few")
+    blocks = [block.shape[0] for block in dask.compute(*faces["x"].to_delayed().ravel())]
+    assert tuple(blocks) == faces["x"].chunks[0] == faces["y"].chunks[0]
+    assert faces["two"].shape == (5000, 2)
+    assert faces["y"].dtype == np.float32
+    assert np.isnan(faces["few"].shape[0])
+    assert "an array of ? x 2 float64, a chunk a partition" in str(plan.nodes["few"].gives)
+    counted = made.compile("few", lengths=True)["few"]
+    assert counted.shape == (int((table["a"] > 0).sum()), 2)
+    assert [block.shape[0] for block in dask.compute(*counted.to_delayed().ravel())] == list(counted.chunks[0])
+    run = made.run("local", to="middle")
+    assert metrics(run, "middle")["m"] in faces["two"].compute().ravel()
+
+
+def test_without_centring_it_is_the_truncated_svd(pipeline: Make) -> None:
+    faces = pipeline(
+        "  STOCKS\n  x: {to_array: [Open, High, Low, Close]}\n  two: {pca: {components: 2, center: false}}\n"
+    ).compile("x", "two")
+    x = faces["x"].compute()
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    found = faces["two"].compute()
+    assert np.allclose(np.abs(found), np.abs(u[:, :2] * s[:2]), rtol=1e-6, atol=1e-6 * s[0])
+    centred = (
+        pipeline("  STOCKS\n  x: {to_array: [Open, High, Low, Close]}\n  two: {pca: 2}\n")
+        .compile("two")["two"]
+        .compute()
+    )
+    assert not np.allclose(np.abs(found), np.abs(centred), rtol=1e-2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import runpy
+import subprocess
 import sys
 from datetime import date
 from pathlib import Path
@@ -16,10 +18,12 @@ import polars as pl
 import pytest
 
 import pipelines
+from benchmarks import learnt
 from benchmarks.answers import disagreements
 from benchmarks.cases import PROGRAMS, TPCH
 from benchmarks.data import Data, sectors, stocks
 from pipelines.steps import KINDS
+from tests.conftest import ROOT
 
 ROWS = 400
 # query: the table beside the prices, and who has a program for it
@@ -187,3 +191,33 @@ def test_data_is_made_once_and_whole(tmp_path: Path) -> None:
     assert Path(sectors(data)).read_text() == "kept"
     (small.parent / "complete").unlink()
     assert len(pl.read_csv(sectors(data))) == 500
+
+
+def test_what_is_learnt_by_hand_is_what_ours_learns(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "monte-carlo", "monte-carlo-var", "logistic", "boosted"]
+    command += ["--scale", "0.001", "--runs", "1", "--data", str(tmp_path), "--json", str(tmp_path / "all.json")]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=False)  # at this size the bars do not hold
+    cases = json.loads((tmp_path / "all.json").read_text())["cases"]
+    assert len(cases) == 4
+    for name, case in cases.items():
+        assert case["failed"] == {}, name
+        assert len(case["competitors"]) >= 2, name
+
+
+def test_other_figures_and_other_models_are_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 3))
+    table = pl.DataFrame({f"x{i}": x[:, i] for i in range(3)}).with_columns(
+        label=pl.Series(x[:, 0] > x[:, 1] * rng.normal(size=500))
+    )
+    table.write_parquet(tmp_path / "t.parquet")
+    outs = {name: tmp_path / name for name in ("one", "other")}
+    for i, path in enumerate(outs.values()):
+        path.write_text(json.dumps({"coefficients": [1.0, -0.5, 0.1 + i * 2e-3], "intercept": 0.0}))
+    assert "apart" in learnt.logistic(outs, str(tmp_path / "*.parquet"))[0]
+    assert learnt.logistic({"one": outs["one"], "again": outs["one"]}, str(tmp_path / "*.parquet")) == []
+    (tmp_path / "runs/x/risk").mkdir(parents=True)
+    (tmp_path / "runs/x/risk/metrics.json").write_text('{"values": {"mean": 1.0}}')
+    (tmp_path / "hand").write_text('{"mean": 1.000001}')
+    assert "has mean 1.0" in learnt.simulated(tmp_path / "hand", tmp_path / "runs")[0]
+    assert learnt.simulated(tmp_path / "hand", tmp_path / "none") == ["ours wrote no figures"]

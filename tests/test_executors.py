@@ -277,3 +277,9 @@ def test_checkpoints_are_freed_after_their_last_use(project: Path, block: str, m
     assert table.height == 7
     assert "a" not in graphs[-1]
     assert "b" in graphs[-1]
+
+
+def test_a_memory_limit_that_no_worker_starts_in_is_refused(pipeline: Callable[..., Pipeline]) -> None:
+    """Workers were ended and started without end, before their first task."""
+    with pytest.raises(ConfigError, match="no worker process starts in 1MiB"):
+        pipeline("  STOCKS\nexecutor: {kind: local, memory_limit: 1MiB}\n").run()

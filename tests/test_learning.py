@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -338,7 +339,10 @@ BAD_CONFIGS = {
     "LogisticRegression, target: up": "write sklearn.linear_model.LogisticRegression",
     "lightgbm.LGBMClassifier, target: up": "lightgbm is not installed",
     "catboost.CatBoostClassifier, target: up": "there is no package 'catboost'",
-    "dask_ml.linear_model.LogisticRegression, target: up": "name scikit-learn's class: sklearn.linear_model.LogisticRegression",
+    "dask_ml.naive_bayes.GaussianNB, target: up": "take sklearn.naive_bayes.GaussianNB, which learns block by block here",
+    "dask_ml.model_selection.HyperbandSearchCV, target: up": "take the step `search` with `halving`",
+    "dask_ml.linear_model.LogisticRegresion, target: up": "is not used here",
+    "sklearn.svm.SVC, target: up, method: distributed": "is not trained on several workers here",
     "sklearn.linear_model.LogisticRegression, target: upp": "did you mean 'up'?",
     "sklearn.linear_model.LogisticRegression": "`target` is missing",
     "sklearn.linear_model.LogisticRegression, target: size": "predicts classes",
@@ -356,6 +360,8 @@ BAD_CONFIGS = {
 
 @pytest.mark.parametrize("estimator", BAD_CONFIGS)
 def test_what_can_be_known_is_an_error_at_check_time(learn: Make, estimator: str) -> None:
+    if "is not installed" in BAD_CONFIGS[estimator] and importlib.util.find_spec("lightgbm"):
+        pytest.skip("it is installed")
     with pytest.raises(ConfigError) as caught:
         learn(f"  model: {{train: {{estimator: {estimator}}}}}\n").plan()
     assert BAD_CONFIGS[estimator] in str(caught.value)
@@ -444,8 +450,11 @@ def test_every_estimator_that_is_listed_trains_predicts_and_is_saved(
     learn: Make, table: pl.DataFrame, name: str
 ) -> None:
     known, short = KNOWN[name], name.rpartition(".")[2]
+    pytest.importorskip(name.partition(".")[0])
     target = (
-        ""
+        "target: n, "
+        if short == "PoissonRegression"
+        else ""
         if "KMeans" in short
         else "target: size, "
         if short.endswith("Regressor") or short in ("LinearRegression", "Ridge")
@@ -455,7 +464,7 @@ def test_every_estimator_that_is_listed_trains_predicts_and_is_saved(
         table.head(1200)
         .with_columns(pl.col("a", "b").abs())
         .with_columns(a=pl.col("a") > pl.col("b"), up=pl.col("a") > pl.col("b"))
-        .with_columns(pl.col("a").cast(pl.Float64))
+        .with_columns(pl.col("a").cast(pl.Float64), n=(pl.col("b") * 3).cast(pl.Int64))
     )
     made = learn(f"  model: {{train: {{estimator: {name}, {target}columns: [a, b]}}}}\n", few)
     assert made.plan().nodes["model"].gives.how == WORDS[known.how]  # type: ignore[attr-defined]
@@ -488,3 +497,324 @@ def test_shipped_configs_run(project: Path, name: str) -> None:
         assert run.outputs["result"].head["chance"].is_between(0.3, 0.7).all()
     if name == "cluster_stocks":
         assert run.outputs["clusters"].rows == 3
+
+
+LAGGED = """  parts: {split: {time: id, test_from: 4500}}
+  seen: {features: {scale: [a], keep: [b], lags: {a: [1, 3], c: 2}, by: kind, order_by: id, impute: true}}
+  model: {from: [parts, seen], train: {estimator: sklearn.linear_model.LogisticRegression, target: up}}
+  m: {from: [parts, model], evaluate: {}}
+  p: {from: [parts, model], predict: {probability: chance}}
+  w: {write: {path: '${run}/p.parquet'}}
+  tried: {from: [parts, seen], cross_validate: {estimator: sklearn.linear_model.LogisticRegression, target: up, time: id, folds: 2}}
+""".replace("c: 2", "c: [2]")
+
+
+def test_lags_are_those_of_the_group_before_and_the_same_everywhere(
+    learn: Make, table: pl.DataFrame, project: Path
+) -> None:
+    shuffled = table.sample(fraction=1, shuffle=True, seed=3)
+    lagged = shuffled.sort("id").with_columns(
+        a_lag1=pl.col("a").shift(1).over("kind"),
+        a_lag3=pl.col("a").shift(3).over("kind"),
+        c_lag2=pl.col("c").shift(2).over("kind"),
+    )
+    train = lagged.filter(pl.col("id") < 4500)
+    names = ["b", "c_lag2", "a", "a_lag1", "a_lag3"]
+    means = {name: train[name].mean() for name in names}
+    spreads = {name: train[name].std(ddof=0) for name in ("a", "a_lag1", "a_lag3")}
+    x = np.column_stack(
+        [
+            (lagged[name].fill_null(means[name]).to_numpy() - (means[name] if name in spreads else 0))
+            / spreads.get(name, 1)  # type: ignore[operator]
+            for name in names
+        ]
+    )
+    late = (lagged["id"] >= 4500).to_numpy()
+    y = lagged["up"].to_numpy()
+    wanted = LogisticRegression(tol=1e-10, max_iter=1000).fit(x[~late], y[~late])
+    answers = list[Any]()
+    for executor, partitions in (("serial", 1), ("threads", 5), ("processes", 4), ("local", 3)):
+        made = learn(LAGGED, shuffled, partitions)
+        run = made.run(executor)
+        path = run.outputs["w"].path
+        assert path is not None
+        found = pl.read_parquet(path)
+        assert found.columns == [*shuffled.columns, "part", "prediction", "chance"]
+        assert found["id"].equals(shuffled["id"])  # the table's own order
+        assert np.allclose(found.sort("id")["chance"].to_numpy(), wanted.predict_proba(x)[:, 1], atol=1e-6)
+        answers.append(metrics(run))
+    assert answers[0]["log_loss"] == pytest.approx(sk.log_loss(y[late], wanted.predict_proba(x[late])[:, 1]), rel=1e-6)
+    assert all(answer == pytest.approx(answers[0], rel=1e-9) for answer in answers)
+    trained = model(made)
+    assert trained.names == tuple(names)
+    assert np.allclose(trained.estimator.coef_, wanted.coef_, rtol=1e-4)
+    # poisoned: what is later, and another group, change nothing that is fitted of the others
+    poisoned = shuffled.with_columns(a=pl.when(pl.col("id") >= 4500).then(1e6).otherwise("a"))
+    other = model(learn(LAGGED, poisoned))
+    assert np.allclose(other.estimator.coef_, trained.estimator.coef_, rtol=1e-12)
+    assert other.features.plain() == model(learn(LAGGED, shuffled)).features.plain()
+    # the model takes its lags along
+    learn(LAGGED + "  s: {from: model, save_model: {path: lagged.model, overwrite: true}}\n", shuffled).run(
+        "threads", to="s"
+    )
+    steps = "  model: {load_model: lagged.model}\n  p: {from: [t, model], predict: {probability: chance}}\n  w: {write: {path: '${run}/p.parquet'}}\n"
+    again = learn(steps, shuffled, 2).run("threads").outputs["w"].path
+    assert again is not None
+    assert pl.read_parquet(again)["chance"].equals(found["chance"])
+    with pytest.raises(ConfigError, match="the lags need the column 'kind' \\(string\\), and the table has none"):
+        learn(
+            "  less: {select: {drop: [kind]}}\n  model: {load_model: lagged.model}\n  p: {from: [less, model], predict: {}}\n"
+        ).plan()
+
+
+def test_a_groups_lags_do_not_see_other_groups(learn: Make, table: pl.DataFrame) -> None:
+    """Another group's numbers change: this group's predictions stay."""
+    steps = LAGGED.replace("${run}/p.parquet", "${run}/p.parquet").replace("impute: true", "impute: true")
+    made = learn(steps, table)
+    made.run("threads", to="w")
+    learn(steps + "  s: {from: model, save_model: {path: g.model, overwrite: true}}\n", table).run("threads", to="s")
+    predict = "  model: {load_model: g.model}\n  p: {from: [t, model], predict: {probability: chance}}\n  w: {write: {path: '${run}/p.parquet'}}\n"
+    found = list[pl.DataFrame]()
+    for frame in (table, table.with_columns(a=pl.when(pl.col("kind") == "x").then(-7.5).otherwise("a"))):
+        path = learn(predict, frame).run("threads").outputs["w"].path
+        assert path is not None
+        found.append(pl.read_parquet(path))
+    same = found[0]["chance"] == found[1]["chance"]
+    assert same.filter(table["kind"] != "x").all()
+    assert not same.filter(table["kind"] == "x").any()
+
+
+BAD_LAGS = {
+    "lags: {aa: [1]}, order_by: id": "did you mean 'a'?",
+    "lags: {kind: [1]}, order_by: id": "'kind' is string, not a number",
+    "lags: {a: [0]}, order_by: id": "a lag is of an earlier row",
+    "lags: {a: [1, 1]}, order_by: id": "1 stands here twice",
+    "lags: {a: [1]}": "lags need an order",
+    "lags: {a: [1]}, order_by: idd": "did you mean 'id'?",
+    "lags: {a: [1]}, by: kinds, order_by: id": "did you mean 'kind'?",
+    "scale: [a], by: kind": "this is for `lags`, and there are none",
+}
+
+
+@pytest.mark.parametrize("options", BAD_LAGS)
+def test_bad_lags_are_issues(learn: Make, options: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        learn(f"  seen: {{features: {{{options}}}}}\n").plan()
+    assert BAD_LAGS[options] in str(caught.value)
+    assert "c.yaml:4:" in str(caught.value)
+    assert len(caught.value.issues) == 1
+
+
+def test_a_lag_that_is_missing_is_told(learn: Make, table: pl.DataFrame) -> None:
+    with pytest.raises(DataError, match="'a_lag3' is missing"):
+        learn(LAGGED.replace(", impute: true", "").replace("a: [1, 3], c: [2]", "a: [3]")).run("threads", to="model")
+    with pytest.raises(ConfigError, match="has a column 'a_lag1' already"):
+        learn(LAGGED.replace("  seen:", "  parts2: {derive: {a_lag1: a}}\n  seen:")).plan()
+
+
+STOPPED = {
+    f"{LOGISTIC}, params: {{max_iter: 2}}": "LogisticRegression has not converged in 2 steps",
+    f"{LOGISTIC}, params: {{max_iter: 2}}, method: one_worker": "LogisticRegression has not converged",
+    f"estimator: sklearn.cluster.KMeans, params: {{n_clusters: 9, max_iter: 1, tol: 0}}, {COLUMNS}": "KMeans has not converged in 1 steps",
+    f"{LOGISTIC}": "",
+    f"{LOGISTIC}, method: one_worker": "",
+}
+
+
+@pytest.mark.parametrize("options", STOPPED)
+@pytest.mark.parametrize("executor", ["threads", "local"])
+def test_a_fit_that_was_stopped_early_is_told(learn: Make, options: str, executor: str) -> None:
+    said = list[str]()
+    run = learn(f"  model: {{train: {{{options}}}}}\n").run(executor, say=said.append)
+    record = json.loads((run.folder / "record.json").read_text())
+    if not STOPPED[options]:
+        assert record["warnings"] == []
+        return
+    [warning] = record["warnings"]
+    assert warning.startswith(f"model: {STOPPED[options]}")
+    assert "raise `max_iter`" in warning
+    assert warning in said
+    assert ("converged", "no") in run.outputs["model"].head.rows()
+
+
+def test_more_steps_than_usual_are_done_when_asked_for(learn: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.learning.fitting._NEWTON", 2)
+    few = model(learn(f"  model: {{train: {{{LOGISTIC}}}}}\n"))
+    assert not few.about["converged"]
+    more = model(learn(f"  model: {{train: {{{LOGISTIC}, params: {{max_iter: 40}}}}}}\n"))
+    assert more.about["converged"]
+    assert 2 < more.about["iterations"] < 40
+
+
+def test_parts_of_dates_are_polars_own(learn: Make) -> None:
+    import datetime
+
+    dates = pl.datetime_range(datetime.datetime(2023, 12, 25, 3), datetime.datetime(2024, 3, 5), "7h45m", eager=True)
+    frame = pl.DataFrame({"at": dates, "day": dates.dt.date(), "n": range(len(dates))})
+    parts = "[year, quarter, month, week, day, weekday, ordinal_day, hour, minute]"
+    steps = f"  seen: {{features: {{date_parts: {{at: {parts}, day: [weekday, week]}}}}}}\n"
+    fitted = learn(steps, frame).compile("seen")["seen"].compute(scheduler="sync")
+    found = fitted.apply(frame)
+    python = [d.astimezone(datetime.UTC).replace(tzinfo=None) if d.tzinfo else d for d in dates.to_list()]
+    wanted = np.array(
+        [
+            (d.year, (d.month + 2) // 3, d.month, d.isocalendar()[1], d.day, d.isoweekday(), d.timetuple().tm_yday, d.hour, d.minute,
+             d.isoweekday(), d.isocalendar()[1])
+            for d in python
+        ]
+    )  # fmt: skip
+    assert np.array_equal(found, wanted)
+    assert fitted.names[0] == "at_year"
+    assert fitted.names[-1] == "day_week"
+    bad = "  seen: {features: {date_parts: {day: [yearr], n: [day]}}}\n"
+    with pytest.raises(ConfigError) as caught:
+        learn(bad, frame).plan()
+    assert "did you mean 'year'?" in str(caught.value)
+    assert "'n' is int64, not a date" in str(caught.value)
+
+
+def test_more_scores_than_are_kept_move_an_area_by_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.learning import scores
+
+    rng = np.random.default_rng(5)
+    chance = rng.random(300_000)
+    y = (rng.random(300_000) < chance**2).astype("int64")
+    blocks = [
+        scores.classified(
+            y[i::6], (chance[i::6] > 0.5).astype(int), np.stack([1 - chance[i::6], chance[i::6]], axis=1), 2
+        )
+        for i in range(6)
+    ]
+    monkeypatch.setattr(scores, "_MOST", 30_000)
+    monkeypatch.setattr(scores, "_KEPT", 20_000)
+    state = scores.merged([scores.merged(blocks[:3]), scores.merged(blocks[3:])])
+    assert len(state.scores) <= 20_000
+    found = scores.final(state, (False, True))
+    assert found.values["roc_auc"] == pytest.approx(sk.roc_auc_score(y, chance), abs=1e-5)
+    assert found.values["average_precision"] == pytest.approx(sk.average_precision_score(y, chance), abs=1e-4)
+    assert found.values["log_loss"] == pytest.approx(sk.log_loss(y, chance), rel=1e-12)
+    assert all(len(each) <= scores._SHOWN for each in found.plots["roc"][:2])
+
+
+def test_a_model_with_a_type_that_is_not_trusted_is_refused(learn: Make, project: Path, table: pl.DataFrame) -> None:
+    import zipfile
+
+    from skops.io import dumps
+
+    learn(f"  model: {{train: {{{LOGISTIC}}}}}\n  s: {{save_model: {{path: a.model, overwrite: true}}}}\n", table).run(
+        "threads"
+    )
+    with zipfile.ZipFile(project / "a.model") as file:
+        manifest = file.read("manifest.json")
+    with zipfile.ZipFile(project / "a.model", "w") as file:
+        file.writestr("manifest.json", manifest)
+        file.writestr("estimator.skops", dumps({"gone": Path("/tmp"), "run": __import__("subprocess").Popen}))
+    with pytest.raises(PipelineError, match=r"a.model holds .*Popen.*, which is not trusted"):
+        learn("  model: {load_model: a.model}\n  p: {from: [t, model], predict: {}}\n", table).run("threads")
+
+
+def test_dask_ml_learns_what_scikit_learn_learns(learn: Make, table: pl.DataFrame) -> None:
+    """On two workers, too: the same to the last bit as in one process."""
+    from sklearn.linear_model import PoissonRegressor
+
+    few = table.with_columns(n=pl.Series(np.random.default_rng(1).poisson(np.exp(table["b"] / 3))))
+    x, up, n = few.select("a", "b", "c", "d").to_numpy(), few["up"].to_numpy(), few["n"].to_numpy()
+    steps = f"""
+  one: {{from: t, train: {{estimator: dask_ml.linear_model.LogisticRegression, target: up, {COLUMNS}, params: {{solver: newton, C: 1.0, fit_intercept: true}}}}}}
+  two: {{from: t, train: {{estimator: dask_ml.linear_model.PoissonRegression, target: n, {COLUMNS}, params: {{solver: newton}}}}}}
+  few: {{from: t, train: {{estimator: dask_ml.cluster.KMeans, {COLUMNS}, params: {{n_clusters: 3, random_state: 0}}}}}}
+  m1: {{from: [t, one], evaluate: {{}}}}
+  m2: {{from: [t, two], evaluate: {{}}}}
+  c: {{from: [t, few], predict: {{column: cluster}}}}
+  s: {{from: two, save_model: {{path: two.model, overwrite: true}}}}
+  w: {{from: c, write: {{path: c.parquet, overwrite: true}}}}
+"""
+    made = learn(steps, few)
+    run = made.run("threads")
+    logistic, poisson = model(made, "one").estimator, model(made, "two").estimator
+    own = LogisticRegression(tol=1e-10, max_iter=1000).fit(x, up)
+    loss = sk.log_loss(up, own.predict_proba(x))
+    assert metrics(run, "m1")["log_loss"] == pytest.approx(loss, rel=1e-3)
+    assert np.allclose(logistic.coef_, own.coef_, rtol=1e-2, atol=1e-3)
+    wanted = PoissonRegressor(alpha=0, max_iter=1000, tol=1e-10).fit(x, n)
+    assert np.allclose(poisson.coef_, wanted.coef_, atol=2e-3)
+    assert metrics(run, "m2")["mean_squared_error"] == pytest.approx(
+        sk.mean_squared_error(n, wanted.predict(x)), rel=1e-3
+    )
+    path = run.outputs["w"].path
+    assert path is not None
+    clusters = pl.read_parquet(path)["cluster"].to_numpy()
+    assert sk.adjusted_rand_score(KMeans(3, n_init=10, random_state=0).fit(x).labels_, clusters) > 0.99
+    other = learn(steps + "executor: {kind: local, workers: 2}\n").run()
+    for step in ("m1", "m2"):
+        assert metrics(other, step) == metrics(run, step)
+
+
+def test_the_lasso_of_dask_ml_leaves_columns_out(learn: Make, table: pl.DataFrame) -> None:
+    noisy = f"estimator: dask_ml.linear_model.LogisticRegression, target: up, {COLUMNS}"
+    found = model(learn(f"  model: {{train: {{{noisy}, params: {{penalty: l1, C: 0.03}}}}}}\n")).estimator
+    x, y = table.select("a", "b", "c", "d").to_numpy(), table["up"].to_numpy()
+    own = LogisticRegression(penalty="l1", C=0.03, solver="saga", max_iter=5000).fit(x, y)
+    mine, theirs = sk.log_loss(y, found.predict_proba(x)[:, 1]), sk.log_loss(y, own.predict_proba(x)[:, 1])
+    assert mine == pytest.approx(theirs, rel=1e-2)
+    assert abs(found.coef_[0, 3]) < 0.02
+
+
+@pytest.mark.parametrize(
+    "name", ["xgboost.XGBClassifier", "xgboost.XGBRegressor", "lightgbm.LGBMClassifier", "lightgbm.LGBMRegressor"]
+)
+def test_trees_grow_on_all_workers(learn: Make, table: pl.DataFrame, project: Path, name: str) -> None:
+    package = pytest.importorskip(name.partition(".")[0])
+    target = "up" if name.endswith("Classifier") else "size"
+    x, y = table.select("a", "b", "c", "d").to_numpy().astype("float32"), table[target].to_numpy()
+    alone = getattr(package, name.partition(".")[2])(n_estimators=20, max_depth=3, random_state=0).fit(x, y)
+    steps = f"""
+  model: {{train: {{estimator: {name}, target: {target}, method: distributed, params: {{n_estimators: 20, max_depth: 3}}, {COLUMNS}}}}}
+  m: {{from: [t, model], evaluate: {{}}}}
+  s: {{from: [model, m], save_model: {{path: d.model, overwrite: true}}}}
+  p: {{from: [t, model], predict: {{column: said}}}}
+  w: {{write: {{path: p.parquet, overwrite: true}}}}
+"""
+    run = learn(steps + "executor: {kind: local, workers: 2}\n").run()
+    found = metrics(run)
+    if target == "up":
+        assert found["log_loss"] == pytest.approx(sk.log_loss(y, alone.predict_proba(x)), rel=1e-2)
+        assert found["accuracy"] == pytest.approx(sk.accuracy_score(y, alone.predict(x)), abs=1e-2)
+    else:
+        assert found["r2"] == pytest.approx(sk.r2_score(y, alone.predict(x)), abs=1e-2)
+    path = run.outputs["w"].path
+    assert path is not None
+    before = pl.read_parquet(path)["said"]
+    again = learn(
+        "  model: {load_model: d.model}\n  p: {from: [t, model], predict: {column: said}}\n  w: {write: {path: q.parquet, overwrite: true}}\n"
+    ).run("threads")
+    assert again.outputs["w"].path is not None
+    assert pl.read_parquet(again.outputs["w"].path)["said"].equals(before)
+    with pytest.raises(PipelineError, match="needs a cluster of two workers"):
+        learn(steps).run("threads")
+
+
+def test_a_table_waits_in_files_while_a_model_is_trained_on_it(
+    learn: Make, table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it all partitions were in memory until the model was there."""
+    from pipelines.exchange import Room
+    from pipelines.learning import blocks
+
+    plain = learn(ALL).run("threads")
+    parked = list[Any]()
+    monkeypatch.setattr(blocks, "_SMALL", 0)
+    monkeypatch.setattr(Room, "takes", lambda self, size: False)
+    park = blocks.Park.__call__
+
+    def noted(self: Any, frame: pl.DataFrame) -> Any:
+        parked.append(park(self, frame))
+        return parked[-1]
+
+    monkeypatch.setattr(blocks.Park, "__call__", noted)
+    filed = learn(ALL).run("threads")
+    assert len(parked) == 4  # one table of four partitions, for all steps that wait
+    assert all(isinstance(each.kept, str) for each in parked)
+    assert not any(Path(each.kept).exists() for each in parked)
+    for step in ("m1", "m2", "m3", "m4", "tried"):
+        assert metrics(filed, step) == metrics(plain, step)

@@ -1,10 +1,14 @@
-"""python learning.py logistic|boosted ROWS, or monte-carlo PATHS: what a config does, by hand."""
+"""python learning.py logistic|boosted ROWS OUT, or monte-carlo CONFIG PATHS OUT: what a config does, by hand."""
 
+import ast
+import json
 import math
 import multiprocessing
 import sys
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 STREAM = 16_384
 
@@ -17,47 +21,62 @@ def read(pattern: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(x), table["label"].to_numpy().astype(int)
 
 
-def logistic(pattern: str) -> None:
+def logistic(pattern: str, out: Path) -> None:
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
 
     x, y = read(pattern, "float64")
     model = LogisticRegression(solver="newton-cholesky").fit(x, y)  # the fastest of its solvers where rows are many
-    print(log_loss(y[:100_000], model.predict_proba(x[:100_000])), model.coef_)
+    out.write_text(json.dumps({"coefficients": model.coef_[0].tolist(), "intercept": float(model.intercept_[0])}))
 
 
-def boosted(pattern: str) -> None:
+def boosted(pattern: str, out: Path) -> None:
     from xgboost import XGBClassifier
 
     x, y = read(pattern, "float32")
     model = XGBClassifier(n_estimators=50, max_depth=6, tree_method="hist").fit(x, y)
-    print(model.get_booster().num_boosted_rounds())
+    out.write_bytes(model.get_booster().save_raw("ubj"))
 
 
-def losses(streams: tuple[int, int, int]) -> np.ndarray:
-    first, count, kept = streams
-    start, sigma = np.array([190.0, 410.0, 120.0]), np.array([0.28, 0.24, 0.50])
-    drift, years = np.array([0.08, 0.07, 0.12]), 0.0396825
-    root = np.linalg.cholesky(np.array([[1, 0.65, 0.55], [0.65, 1, 0.60], [0.55, 0.60, 1]])).T
-    found = []
-    for i in range(first, first + count):
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(42, spawn_key=(i,))))
-        z = rng.standard_normal((STREAM, 3)) @ root
-        prices = start * np.exp((drift - sigma**2 / 2) * years + sigma * math.sqrt(years) * z)
-        found.append(190 * 1000 + 410 * 500 + 120 * 2000 - prices @ [1000, 500, 2000])
-    loss = np.concatenate(found)
-    return np.partition(loss, len(loss) - kept)[-kept:] if kept < len(loss) else loss
+def losses(work: tuple[Path, int, int]) -> np.ndarray:
+    """Of each path of some streams. The same random numbers in the same order as `simulate` takes, so that answers are the same."""
+    config, first, paths = work
+    steps = yaml.safe_load(config.read_text())["steps"]
+    job, expression = steps["prices"]["simulate"], steps["loss"]["array"]
+    start, drift, sigma = (
+        np.array([a[key] for a in job["assets"].values()]) for key in ("start", "drift", "volatility")
+    )
+    days, dt = job.get("steps", 1), job["years"] / job.get("steps", 1)
+    root = np.linalg.cholesky(np.array(job["correlation"])) * (sigma * math.sqrt(dt))[:, None]
+    weights = np.array(ast.literal_eval(expression[expression.index("[") : expression.index("]") + 1]))
+    loss = np.empty(paths)
+    for at in range(0, paths, STREAM):
+        size = min(STREAM, paths - at)
+        rng = np.random.Generator(
+            np.random.PCG64(np.random.SeedSequence(job["seed"], spawn_key=(first + at // STREAM,)))
+        )
+        moves = root @ rng.standard_normal((days, len(start), size))
+        moves += ((drift - sigma**2 / 2) * dt)[:, None]
+        value = (weights * start) @ np.exp(np.cumsum(moves, axis=0, out=moves), out=moves)
+        held = start @ weights
+        loss[at : at + size] = held - (value[-1] if days == 1 else np.minimum(value.min(axis=0), held))
+    return loss
 
 
-def monte_carlo(paths: int) -> None:
-    streams = -(-paths // STREAM)
-    parts = [(i, min(80, streams - i), paths // 20) for i in range(0, streams, 80)]
+def monte_carlo(config: Path, paths: int, out: Path) -> None:
+    each = 80 * STREAM
+    parts = [(config, at // STREAM, min(each, paths - at)) for at in range(0, paths, each)]
     with multiprocessing.Pool(2) as pool:
-        tail = np.sort(np.concatenate(pool.map(losses, parts, chunksize=1)))
-    at = paths // 100
-    print(tail[-at - 1], tail[-at:].mean())
+        loss = np.concatenate(pool.map(losses, parts, chunksize=1))
+    answer = {"mean_loss": float(loss.mean()), "loss_std": float(loss.std(ddof=1))}
+    at_95, at_99 = (math.ceil(paths * level) - 1 for level in (0.95, 0.99))
+    loss.partition([at_95, at_99])
+    answer |= {"var_95": loss[at_95], "var_99": loss[at_99], "es_99": loss[at_99 + 1 :].mean()}
+    out.write_text(json.dumps(answer))
 
 
 if __name__ == "__main__":
-    what, given = sys.argv[1:3]
-    monte_carlo(int(given)) if what == "monte-carlo" else {"logistic": logistic, "boosted": boosted}[what](given)
+    what, given, *rest, wanted = sys.argv[1:]
+    if what == "monte-carlo":
+        monte_carlo(Path(given), int(rest[0]), Path(wanted))
+    else:
+        {"logistic": logistic, "boosted": boosted}[what](given, Path(wanted))

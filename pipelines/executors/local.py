@@ -17,13 +17,17 @@ from typing import Any, ClassVar
 
 import dask
 from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
 from distributed import Client, LocalCluster, performance_report
 
 from pipelines.dashboard import answering
-from pipelines.errors import Issue, MachineError
+from pipelines.errors import ConfigError, Issue, MachineError
 from pipelines.executors.base import memory_in_use
 from pipelines.executors.cluster import Cluster
 from pipelines.graph import register_serializers
+
+_LEAST = 256 << 20
+"""A worker process takes 150 MB before its first task: with less than that it would be ended and started for ever."""
 
 
 class Local(Cluster):
@@ -42,6 +46,10 @@ class Local(Cluster):
     ) -> None:
         """processes: one for each worker. dashboard_port: None for no dashboard. report: where to save Dask's performance report."""
         super().__init__()
+        if processes and memory_limit and parse_bytes(memory_limit) < _LEAST:
+            raise ConfigError(
+                Issue(f"no worker process starts in {memory_limit}", "executor.memory_limit is 256MiB at least")
+            )
         self.watching = ExitStack()
         self.workers = workers or (CPU_COUNT if processes else 1)
         self.threads = threads or max(1, CPU_COUNT // self.workers)

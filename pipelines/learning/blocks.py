@@ -15,6 +15,7 @@ from pipelines.errors import DataError, Issue
 from pipelines.exchange import Room
 from pipelines.learning import PART
 from pipelines.learning.features import Transform
+from pipelines.work import Builder, Ref
 
 _SMALL = 1 << 20
 
@@ -63,6 +64,47 @@ class Held:
         else:
             mask = (self.fold == fold) == inside
         return self.x[mask], None if self.y is None else self.y[mask]
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A partition that waits for what is learnt of all partitions: in memory, or in a file."""
+
+    kept: Any
+    """The frame, or the path of its file."""
+
+    def __sizeof__(self) -> int:
+        return 200 + (0 if isinstance(self.kept, str) else int(self.kept.estimated_size()))
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        return pl.read_ipc(self.kept) if isinstance(self.kept, str) else self.kept
+
+
+@dataclass(frozen=True)
+class Park:
+    """A partition → where it waits."""
+
+    room: Room
+
+    def __call__(self, frame: pl.DataFrame) -> Parked:
+        size = int(frame.estimated_size())
+        if not self.room.folder or size <= _SMALL or self.room.takes(size):
+            return Parked(frame)
+        path = os.path.join(self.room.folder, f"{uuid.uuid4().hex}.arrow")
+        frame.write_ipc(path, compression="uncompressed")
+        return Parked(path)
+
+
+def parked(builder: Builder, table: Sequence[Ref]) -> list[Ref]:
+    """Where processes share no disk, Dask's workers move to theirs what does not fit."""
+    if builder.room is None:
+        return list(table)
+    return [builder.once("park", Park(builder.room), each) for each in table]
+
+
+def unparked(given: pl.DataFrame | Parked) -> pl.DataFrame:
+    return given.frame if isinstance(given, Parked) else given
 
 
 @dataclass(frozen=True)
@@ -155,10 +197,12 @@ class Made:
     """The estimator's name, for errors."""
     dtype: str
     room: Room | None
+    filed: bool = False
+    """Whether all go into files, so that a task that sends them on need not hold them."""
 
-    def __call__(self, frame: pl.DataFrame, features: Transform | None, cuts: Any) -> Held:
+    def __call__(self, given: pl.DataFrame | Parked, features: Transform | None, cuts: Any) -> Held:
         one_thread()
-        frame = self.rows(frame)
+        frame = self.rows(unparked(given))
         x = matrix(frame, features, self.columns, self.dtype)
         if not self.takes_missing:
             complete(x, features.names if features else self.columns, self.who)
@@ -168,7 +212,9 @@ class Made:
         return Held(self.kept(x), y, fold, None if labels is None else tuple(labels))
 
     def kept(self, x: Any) -> Any:
-        if self.room is None or x.nbytes <= _SMALL or not self.room.folder or self.room.takes(x.nbytes):
+        if self.room is None or not self.room.folder:
+            return x
+        if not self.filed and (x.nbytes <= _SMALL or self.room.takes(x.nbytes)):
             return x
         path = os.path.join(self.room.folder, f"{uuid.uuid4().hex}.npy")
         np.save(path, x)

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from pipelines.errors import did_you_mean
 
-How = Literal["newton", "least_squares", "lloyd", "partial_fit", "one_worker"]
+How = Literal["newton", "least_squares", "lloyd", "partial_fit", "one_worker", "dask"]
 WORDS: Mapping[How, str] = {
     "newton": "block-wise (Newton steps)",
     "least_squares": "block-wise (one pass)",
     "lloyd": "block-wise (Lloyd's steps)",
     "partial_fit": "block by block (partial_fit)",
     "one_worker": "on one worker",
+    "dask": "distributed (Dask arrays of all partitions)",
 }
 
 
@@ -32,8 +33,13 @@ class Known:
     missing: bool = False
     """Whether it takes missing values."""
     needs: str = ""
+    becomes: str = ""
+    """Of dask-ml: scikit-learn's class that takes what it learnt, to predict and to be saved."""
+    distributed: bool = False
+    """Whether `method: distributed` trains it on all workers."""
 
 
+_BOOSTED = "data that fits one worker, or `method: distributed`"
 _ANY = None
 _IGNORED = {"random_state": _ANY, "n_jobs": _ANY, "verbose": _ANY, "copy_X": _ANY}
 KNOWN: Mapping[str, Known] = {
@@ -92,13 +98,49 @@ KNOWN: Mapping[str, Known] = {
     "sklearn.tree.DecisionTreeRegressor": Known("one_worker", missing=True, needs="data that fits one worker"),
     "sklearn.svm.SVC": Known("one_worker", needs="data that fits one worker: time grows with its square"),
     "sklearn.neighbors.KNeighborsClassifier": Known("one_worker", needs="data that fits one worker"),
-    "xgboost.XGBClassifier": Known(
-        "one_worker", missing=True, needs="data that fits one worker, as float32; all its threads"
+    "xgboost.XGBClassifier": Known("one_worker", missing=True, needs=f"{_BOOSTED} (xgboost.dask)", distributed=True),
+    "xgboost.XGBRegressor": Known("one_worker", missing=True, needs=f"{_BOOSTED} (xgboost.dask)", distributed=True),
+    "lightgbm.LGBMClassifier": Known(
+        "one_worker", missing=True, needs=f"{_BOOSTED} (lightgbm.dask); pip install lightgbm", distributed=True
     ),
-    "xgboost.XGBRegressor": Known(
-        "one_worker", missing=True, needs="data that fits one worker, as float32; all its threads"
+    "lightgbm.LGBMRegressor": Known(
+        "one_worker", missing=True, needs=f"{_BOOSTED} (lightgbm.dask); pip install lightgbm", distributed=True
+    ),
+    "dask_ml.linear_model.LogisticRegression": Known(
+        "dask",
+        needs="two classes, no missing values; `penalty: l1` at any size of table",
+        becomes="sklearn.linear_model.LogisticRegression",
+    ),
+    "dask_ml.linear_model.LinearRegression": Known(
+        "dask",
+        needs="no missing values; `penalty: l1` at any size of table",
+        becomes="sklearn.linear_model.LinearRegression",
+    ),
+    "dask_ml.linear_model.PoissonRegression": Known(
+        "dask", needs="counts to predict, no missing values", becomes="sklearn.linear_model.PoissonRegressor"
+    ),
+    "dask_ml.cluster.KMeans": Known(
+        "dask", needs="no target, no missing values; starts by k-means||", becomes="sklearn.cluster.KMeans"
     ),
 }
+INSTEAD: Mapping[str, str] = {
+    "dask_ml.naive_bayes.GaussianNB": "sklearn.naive_bayes.GaussianNB, which learns block by block here",
+    "dask_ml.cluster.SpectralClustering": "sklearn.cluster.KMeans",
+    "dask_ml.wrappers.Incremental": "the estimator itself: with `partial_fit` it learns block by block",
+    "dask_ml.wrappers.ParallelPostFit": "the estimator itself: `predict` works partition by partition",
+    "dask_ml.ensemble.BlockwiseVotingClassifier": "sklearn.ensemble.RandomForestClassifier on a `sample`",
+    "dask_ml.ensemble.BlockwiseVotingRegressor": "sklearn.ensemble.RandomForestRegressor on a `sample`",
+    "dask_ml.xgboost.XGBClassifier": "xgboost.XGBClassifier",
+    "dask_ml.xgboost.XGBRegressor": "xgboost.XGBRegressor",
+    **{
+        f"dask_ml.model_selection.{name}SearchCV": "the step `search`" for name in ("Grid", "Randomized", "Incremental")
+    },
+    **{
+        f"dask_ml.model_selection.{name}SearchCV": "the step `search` with `halving`"
+        for name in ("SuccessiveHalving", "Hyperband")
+    },
+}
+"""Of dask-ml what is broken with today's Dask, or served better: what to take."""
 _PACKAGES = {"sklearn": "scikit-learn", "xgboost": "xgboost-cpu", "lightgbm": "lightgbm"}
 INSTALL = "pip install 'pipelines[ml]'"
 
@@ -134,10 +176,10 @@ class Chosen:
 def estimator_class(name: str) -> Any:
     module, _, cls = name.rpartition(".")
     package = module.split(".")[0]
-    if package == "dask_ml":
+    if package == "dask_ml" and name not in KNOWN:
         raise EstimatorError(
-            f"{name} is not used here: what of dask-ml is slow or broken is replaced",
-            f"name scikit-learn's class: {_alternative(cls)}",
+            f"{name} is not used here: of dask-ml what is broken with this Dask, or slower than what is here, is left out",
+            f"take {INSTEAD.get(name) or _alternative(cls)}",
         )
     try:
         return getattr(importlib.import_module(module), cls)
@@ -203,21 +245,30 @@ def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chos
                 "look at its documentation",
                 ("params", found) if found else ("params",),
             ) from None
+    known = KNOWN.get(name)
     task: Literal["classification", "regression", "clustering"]
-    if sklearn.base.is_classifier(made):
+    told = estimator_class(known.becomes)() if known and known.becomes else made
+    if sklearn.base.is_classifier(told):
         task = "classification"
-    elif sklearn.base.is_regressor(made):
+    elif sklearn.base.is_regressor(told):
         task = "regression"
-    elif sklearn.base.is_clusterer(made) and hasattr(made, "predict"):
+    elif sklearn.base.is_clusterer(told) and hasattr(told, "predict"):
         task = "clustering"
     else:
         raise EstimatorError(
             f"{name} neither classifies, nor predicts numbers, nor clusters with `predict`",
             "see `pipelines steps train`",
         )
-    known = KNOWN.get(name)
     how: How = "one_worker"
-    if method != "one_worker" and known is not None:
+    if method == "distributed" and (known is None or not (known.distributed or known.how == "dask")):
+        raise EstimatorError(
+            f"{name} is not trained on several workers here",
+            "leave `method` out, or take one that is: see `pipelines steps train`",
+            ("method",),
+        )
+    if known is not None and (known.how == "dask" or method == "distributed"):
+        how = "dask"
+    elif method != "one_worker" and known is not None:
         how = known.how
         if known.only is not None and (others := [p for p, value in params.items() if not _same(known.only, p, value)]):
             if method == "block_wise":

@@ -11,6 +11,7 @@ import polars as pl
 
 from pipelines.errors import DataError, Issue
 from pipelines.types import Schema, dtype_name, parse_dtype
+from pipelines.values import Lags, described
 
 DATE_PARTS = ("year", "quarter", "month", "week", "day", "weekday", "ordinal_day", "hour", "minute")
 MOST_CATEGORIES = 1000
@@ -30,6 +31,8 @@ class Asked:
     date_parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     impute: bool = False
     """Whether a missing number becomes the column's mean."""
+    lags: Lags | None = None
+    """Their columns are under `keep` and `scale`."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -107,6 +110,7 @@ class Transform:
                 **vars(self.asked),
                 "date_parts": {k: list(v) for k, v in self.asked.date_parts.items()},
                 "bins": dict(self.asked.bins),
+                "lags": self.asked.lags and {**vars(self.asked.lags), "inputs": described(self.asked.lags.inputs)},
             },
             "inputs": {name: dtype_name(dtype) for name, dtype in self.inputs.items()},
             "names": list(self.names),
@@ -126,6 +130,7 @@ def from_plain(plain: Mapping[str, Any]) -> Transform:
         bins=given["bins"],
         date_parts={name: tuple(parts) for name, parts in given["date_parts"].items()},
         impute=given["impute"],
+        lags=lags_of(given.get("lags")),
     )
     inputs = {name: dtype for name, text in plain["inputs"].items() if (dtype := parse_dtype(text)) is not None}
     return Transform(
@@ -133,6 +138,14 @@ def from_plain(plain: Mapping[str, Any]) -> Transform:
         {name: tuple(each) for name, each in plain["edges"].items()},
         {name: tuple(each) for name, each in plain["categories"].items()}, plain["rows"],
     )  # fmt: skip
+
+
+def lags_of(plain: Mapping[str, Any] | None) -> Lags | None:
+    if plain is None:
+        return None
+    inputs = {name: dtype for name, text in plain["inputs"].items() if (dtype := parse_dtype(text)) is not None}
+    columns = {name: tuple(each) for name, each in plain["columns"].items()}
+    return Lags(columns, tuple(plain["by"]), tuple(plain["order"]), inputs)
 
 
 @dataclass(frozen=True)

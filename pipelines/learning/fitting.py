@@ -5,7 +5,7 @@ converged passes its state on, which costs no more than the tasks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from pipelines.work import Builder, Ref
 _ROWS = 1 << 14
 """Rows at a time, so that copies of them stay in the processor's cache."""
 _FAN_IN = 16
+_NEWTON, _LLOYD, _STEPS = 16, 24, 300
+"""Steps of Newton's and of Lloyd's method where `max_iter` is not given, and at most."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Learner:
             "lloyd": self._lloyd,
             "partial_fit": self._partial_fit,
             "one_worker": self._one_worker,
+            "dask": self._one_worker,
         }[self.chosen.how]
         return how(builder, part, index, blocks, classes, fold)
 
@@ -72,7 +75,7 @@ class Learner:
             intercept=bool(params.get("fit_intercept", True)),
             fold=fold,
         )
-        steps = min(int(params.get("max_iter", 100)), 16)
+        steps = _most(params, _NEWTON)
         state = builder.task(f"{part}-start", index, newton.start, classes)
         return self._steps(builder, part, index, blocks, newton, state, steps, newton.fitted)
 
@@ -94,9 +97,7 @@ class Learner:
             for i, block in enumerate(blocks)
         ]
         state = builder.task(f"{part}-start", index, lloyd.start, samples)
-        return self._steps(
-            builder, part, index, blocks, lloyd, state, min(int(params.get("max_iter", 300)), 24), lloyd.fitted
-        )
+        return self._steps(builder, part, index, blocks, lloyd, state, _most(params, _LLOYD), lloyd.fitted)
 
     def _steps(
         self,
@@ -164,6 +165,10 @@ class Learner:
         """The fit on all rows, of the one of several trials that was best: `best` is their ranking, the index ends in the trial's number."""
         if self.chosen.how == "one_worker":
             return builder.task(part, index, Only(Whole(self.chosen, None), index[-1]), list(blocks), classes, best)
+        if self.chosen.how == "dask":
+            from pipelines.learning.distributed import OnDask
+
+            return builder.task(part, index, Only(OnDask(self.chosen, None), index[-1]), list(blocks), classes, best)
         return self.lower(builder, part, index, blocks, classes, None)
 
     def _one_worker(
@@ -175,7 +180,17 @@ class Learner:
         classes: Ref | None,
         fold: int | None,
     ) -> Ref:
-        return builder.task(part, index, Whole(self.chosen, fold), list(blocks), classes)
+        whole = Whole(self.chosen, fold)
+        if self.chosen.how == "dask":
+            from pipelines.learning.distributed import OnDask
+
+            whole = OnDask(self.chosen, fold)
+        return builder.task(part, index, whole, list(blocks), classes)
+
+
+def _most(params: Mapping[str, Any], usual: int) -> int:
+    """Steps in the graph: each costs a task a block, also when a fit has converged before."""
+    return min(int(params["max_iter"]), _STEPS) if "max_iter" in params else usual
 
 
 def _tree(builder: Builder, part: str, index: tuple[int, ...], sums: list[Ref], add: Callable[..., Any]) -> Ref:
@@ -525,8 +540,9 @@ class Whole:
         params = estimator.get_params()
         if "n_jobs" in params and params["n_jobs"] is None:
             estimator.set_params(n_jobs=-1)
+        converged = True
         try:
-            self.fit(estimator, x, y)
+            converged = self.fit(estimator, x, y)
         except (ValueError, TypeError, np.linalg.LinAlgError) as error:
             wrong = failed(self.chosen.short, error)
         except Exception as error:
@@ -537,25 +553,30 @@ class Whole:
             raise wrong
         if "n_jobs" in params:
             estimator.set_params(n_jobs=params["n_jobs"])
-        return Fitted(estimator, len(x))
+        return Fitted(estimator, len(x), converged=converged)
 
-    def fit(self, estimator: Any, x: Any, y: Any) -> None:
+    def fit(self, estimator: Any, x: Any, y: Any) -> bool:
+        """Whether it says that it has converged, or says nothing."""
         import warnings
 
-        with warnings.catch_warnings():
+        from sklearn.exceptions import ConvergenceWarning
+
+        with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", ConvergenceWarning)
             import joblib
 
             how: dict[str, Any] = {"backend": "threading"}
-            if self.chosen.name.startswith("sklearn.") and "n_jobs" in estimator.get_params() and _on_a_cluster():
+            if self.chosen.name.startswith("sklearn.") and "n_jobs" in estimator.get_params() and on_a_cluster():
                 from distributed import get_client
 
                 how = {"backend": "dask", "client": get_client()}  # the worker takes other tasks meanwhile
             with joblib.parallel_config(**how):
                 estimator.fit(x) if y is None else estimator.fit(x, y)
+        return not any(issubclass(each.category, ConvergenceWarning) for each in said)
 
 
-def _on_a_cluster() -> bool:
+def on_a_cluster() -> bool:
     import sys
 
     if "distributed" not in sys.modules:

@@ -96,12 +96,9 @@ class Trained:
             ("rows", f"{self.about['rows']:,}"),
         ]
         if self.about.get("iterations"):
-            rows.append(
-                (
-                    "iterations",
-                    f"{self.about['iterations']}{'' if self.about['converged'] else ', not converged: raise max_iter'}",
-                )
-            )
+            rows.append(("iterations", f"{self.about['iterations']}"))
+        if not self.about.get("converged", True):
+            rows.append(("converged", "no"))
         rows.append(("features", f"{len(self.names)}"))
         if self.classes is not None:
             rows.append(("classes", ", ".join(map(str, self.classes))))
@@ -133,7 +130,9 @@ class Trained:
     def saved(self) -> bytes:
         """The file: a zip of the manifest, and the estimator in skops' or the library's own format."""
         parts = {"manifest.json": json.dumps(self.manifest(), indent=2, default=str).encode()}
-        if self.about["estimator"].startswith("xgboost."):
+        if self.about["estimator"].startswith("lightgbm."):
+            parts["estimator.txt"] = self.estimator.booster_.model_to_string().encode()
+        elif self.about["estimator"].startswith("xgboost."):
             parts["estimator.ubj"] = bytes(self.estimator.get_booster().save_raw("ubj"))
         else:
             from skops.io import dumps
@@ -170,6 +169,8 @@ def load(path: str | BinaryIO) -> Trained:
             booster.load_model(bytearray(file.read("estimator.ubj")))
             estimator = getattr(xgboost, about["estimator"].rpartition(".")[2])()
             estimator.load_model(bytearray(file.read("estimator.ubj")))
+        elif "estimator.txt" in file.namelist():
+            estimator = _lightgbm(about["estimator"], file.read("estimator.txt").decode(), manifest["classes"])
         else:
             import skops.io
 
@@ -187,6 +188,22 @@ def load(path: str | BinaryIO) -> Trained:
         manifest["target"], manifest["target_type"], None if manifest["classes"] is None else tuple(manifest["classes"]),
         manifest["takes_missing"], about, manifest["metrics"],
     )  # fmt: skip
+
+
+def _lightgbm(name: str, text: str, classes: Sequence[Any] | None) -> Any:
+    """LightGBM's own format is of the booster; what its estimator needs beside it (4.7) is set here."""
+    import lightgbm
+    from sklearn.preprocessing import LabelEncoder
+
+    booster = lightgbm.Booster(model_str=text)
+    made = getattr(lightgbm, name.rpartition(".")[2])()
+    made._Booster, made.fitted_, made._n_features = booster, True, booster.num_feature()
+    made._n_features_in = booster.num_feature()
+    made._best_iteration = -1
+    if classes is not None:
+        made._le = LabelEncoder().fit(np.arange(len(classes)))
+        made._classes, made._n_classes = made._le.classes_, len(classes)
+    return made
 
 
 @dataclass(frozen=True)

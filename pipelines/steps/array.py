@@ -14,7 +14,7 @@ from pipelines.errors import did_you_mean
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.types import Schema
 from pipelines.values import Array
-from pipelines.work import Work
+from pipelines.work import Builder, Ref, Work
 
 FUNCTIONS = (
     "abs", "arccos", "arcsin", "arctan", "arctan2", "argmax", "argmin", "clip", "concatenate", "cos", "cosh", "cumprod", "cumsum",
@@ -25,8 +25,18 @@ FUNCTIONS = (
 """NumPy's, by NumPy's names; Dask has each of them."""
 
 
+_ELEMENTWISE = frozenset(FUNCTIONS) - {
+    "argmax", "argmin", "concatenate", "cumprod", "cumsum", "diff", "max", "mean", "min", "prod", "stack", "std", "sum", "tensordot",
+    "transpose", "var",
+}  # fmt: skip
+_ALONG = ("argmax", "argmin", "cumprod", "cumsum", "max", "mean", "min", "prod", "sum")
+"""Of one array along an axis: each row by itself, where that is not the first."""
+
+
 def _product(one: Any, other: Any) -> Any:
     """a @ b. A small b is given to every chunk of a: Dask's own product cuts and multiplies it chunk by chunk."""
+    if isinstance(other, np.ndarray) and isinstance(one, np.ndarray) and one.ndim > 1 and one.shape[-1] == len(other):
+        return _weighted(one, other)
     if isinstance(other, np.ndarray) and hasattr(one, "map_blocks") and one.ndim == 2 and len(one.chunks[1]) == 1:
         if one.shape[1] != other.shape[0]:
             raise ValueError(f"shapes {one.shape} and {other.shape} do not fit @")
@@ -37,10 +47,10 @@ def _product(one: Any, other: Any) -> Any:
 def _weighted(block: Any, weights: Any) -> Any:
     """Column by column: the same bits whatever BLAS does with its threads."""
     if weights.ndim == 2:
-        return np.stack([_weighted(block, column) for column in weights.T], axis=1)
-    total = block[:, 0] * weights[0]
+        return np.stack([_weighted(block, column) for column in weights.T], axis=-1)
+    total = block[..., 0] * weights[0]
     for j in range(1, len(weights)):
-        total += block[:, j] * weights[j]
+        total += block[..., j] * weights[j]
     return total
 
 
@@ -77,24 +87,20 @@ def names(tree: ast.AST) -> dict[str, int]:
     return {node.id: node.col_offset for node in reversed(found)}
 
 
-def evaluate(node: ast.expr, arrays: Mapping[str, Any]) -> Any:
-    """The expression over Dask arrays. Raises ExpressionError."""
+def evaluate(node: ast.expr, arrays: Mapping[str, Any], numpy: Any) -> Any:
+    """The expression over arrays; `numpy` is NumPy, or Dask's module like it. Raises ExpressionError."""
 
     def of(child: ast.expr) -> Any:
-        return evaluate(child, arrays)
+        return evaluate(child, arrays, numpy)
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _evaluated(node, arrays, of)
+        return _evaluated(node, arrays, numpy, of)
     except (ValueError, TypeError, IndexError, NotImplementedError, AttributeError, KeyError) as error:
         said = str(error).strip().split("\n")[0] or type(error).__name__
         raise ExpressionError(f"this does not fit: {said}", "look at the arrays' shapes with `pipelines plan`", node.col_offset) from None  # fmt: skip
 
 
-def _evaluated(node: ast.expr, arrays: Mapping[str, Any], of: Callable[[ast.expr], Any]) -> Any:
-    import dask.array as da
-
+def _evaluated(node: ast.expr, arrays: Mapping[str, Any], numpy: Any, of: Callable[[ast.expr], Any]) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         return node.value
     if isinstance(node, ast.Name) and node.id in arrays:
@@ -119,7 +125,7 @@ def _evaluated(node: ast.expr, arrays: Mapping[str, Any], of: Callable[[ast.expr
         if name not in FUNCTIONS:
             raise ExpressionError(f"unknown function {name!r}", did_you_mean(name, FUNCTIONS), node.col_offset)
         options = {each.arg: ast.literal_eval(each.value) for each in node.keywords if each.arg}
-        return getattr(da, name)(*map(of, node.args), **options)
+        return getattr(numpy, name)(*map(of, node.args), **options)
     raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here", "names of arrays, numbers, lists, + - * / ** @, comparisons, indexes and functions of NumPy can", node.col_offset)  # fmt: skip
 
 
@@ -133,6 +139,76 @@ def _index(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
+def _by_row(node: ast.expr) -> bool:
+    """Whether nothing in it looks from one row of the arrays at another. Shapes are looked at apart, by `rowwise`."""
+    if isinstance(node, ast.Constant | ast.Name):
+        return True
+    if isinstance(node, ast.List | ast.Tuple):
+        return not names(node)
+    if isinstance(node, ast.BinOp):
+        return (
+            _by_row(node.left) and _by_row(node.right) and not (isinstance(node.op, ast.MatMult) and names(node.right))
+        )
+    if isinstance(node, ast.UnaryOp):
+        return _by_row(node.operand)
+    if isinstance(node, ast.Compare):
+        return _by_row(node.left) and all(map(_by_row, node.comparators))
+    if isinstance(node, ast.Subscript):
+        first = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) and node.slice.elts else node.slice
+        return _by_row(node.value) and isinstance(first, ast.Slice) and not (first.lower or first.upper or first.step)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        axis = next((each.value for each in node.keywords if each.arg == "axis"), None)
+        along = isinstance(axis, ast.Constant) and isinstance(axis.value, int) and axis.value > 0
+        return all(map(_by_row, node.args)) and (
+            node.func.id in _ELEMENTWISE or (node.func.id in _ALONG and len(node.args) == 1 and along)
+        )
+    return False
+
+
+def rowwise(tree: ast.expr, inputs: Mapping[str, Array]) -> Array | None:
+    """The result's shape and type where each of its rows is made of the same row of the arrays; else None, or where that is unsure."""
+    rows = {value.chunks[:1] for value in inputs.values()}
+    whole = all(len(each) == 1 for value in inputs.values() for each in value.chunks[1:])
+    if len(rows) != 1 or () in rows or not whole or not names(tree).keys() & inputs.keys() or not _by_row(tree):
+        return None
+    if ((None,),) in rows and len(inputs) > 1:  # who knows whether their chunks agree
+        return None
+    found = set[tuple[Any, ...]]()
+    for count in (5, 7):  # a length that belongs to no row stays the same
+        few = {n: np.ones((count, *(x or 0 for x in v.shape[1:])), v.dtype) for n, v in inputs.items()}
+        try:
+            result = Rowwise.of(tree, few)
+        except ExpressionError:
+            return None
+        found.add((result.shape[:1] == (count,), result.shape[1:], str(result.dtype)))
+    [(first, rest, dtype), *others] = found
+    return None if others or not first else Array((*rows.pop(), *((n,) for n in rest)), dtype)
+
+
+@dataclass(frozen=True)
+class Rowwise(Work):
+    """The expression on each chunk, by NumPy: to import Dask's arrays takes half a second."""
+
+    text: str
+    names: tuple[str, ...]
+
+    @staticmethod
+    def of(tree: ast.expr, arrays: Mapping[str, Any]) -> Any:
+        with np.errstate(all="ignore"):
+            return evaluate(tree, arrays, np)
+
+    def __call__(self, *chunks: Any) -> Any:
+        return self.of(parsed(self.text), dict(zip(self.names, chunks, strict=True)))
+
+    def count(self, inputs: Sequence[int]) -> int:
+        return inputs[0]
+
+    def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
+        assert isinstance(self.gives, Array)
+        rest = (0,) * (len(self.gives.chunks) - 1)
+        return [builder.task("", (i, *rest), self, *chunks) for i, chunks in enumerate(zip(*inputs, strict=True))]
+
+
 @dataclass(frozen=True)
 class Expression(OnArrays):
     text: str
@@ -141,7 +217,9 @@ class Expression(OnArrays):
     def build(self, arrays: Sequence[Any]) -> Any:
         import dask.array as da
 
-        return da.asarray(evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True))))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return da.asarray(evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True)), da))
 
 
 class ArrayStep(Step):
@@ -166,11 +244,14 @@ class ArrayStep(Step):
         given = tuple(name for name, _ in context.inputs)
         values = tuple(value for value in context.values if isinstance(value, Array))
         try:
-            for name, offset in names(parsed(self.expression)).items():
+            tree = parsed(self.expression)
+            for name, offset in names(tree).items():
                 if name not in given and name != "pi":
                     near = did_you_mean(name, given)
                     remedy = near if near.startswith("did") else f"add it to `from: [{', '.join((*given, name))}]`"
                     raise ExpressionError(f"unknown array {name!r}", remedy, offset)
+            if (rows := rowwise(tree, dict(zip(given, values, strict=True)))) is not None:
+                return Rowwise(rows, {}, self.expression, given)
             work = Expression(Array((), ""), {}, values, self.expression, given)
             gives = plan(work.build, values)
         except ExpressionError as error:

@@ -41,6 +41,8 @@ class Operation:
     placement: ClassVar[Placement] = "anywhere"
     functions: ClassVar[tuple[Function, ...]] = ()
     """Of the user's, that it calls."""
+    each: ClassVar[bool] = False
+    """Whether every row of the input becomes one row, in its place."""
 
     @property
     def any_layout(self) -> bool:
@@ -256,6 +258,8 @@ class Input:
     notes: tuple[str, ...] = ()
     functions: tuple[Function, ...] = ()
     """Of the user's, that the loader calls."""
+    rows: tuple[int, ...] | None = None
+    """Of each partition, where that is known before it is read."""
 
 
 class Problems:
@@ -343,6 +347,8 @@ class Context:
     """Every input's name and types."""
     values: tuple[Value, ...] = ()
     """What every input is."""
+    rows: tuple[int, ...] | None = None
+    """Of each partition of the first input how many rows it has, where that is known."""
     folders: tuple[Path, ...] = ()
     """Where the project's modules are looked for."""
     retries: int = 0
@@ -396,6 +402,10 @@ class Step(BaseModel):
     keeps_columns: ClassVar[bool] = False
     """Whether the columns are the input's, whatever the options."""
     example: ClassVar[str]
+
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        """A step that its first input, a table of these types, goes through before; None: none, or an issue was added."""
+        return None
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | Input | Output | Work | None:
         """The meaning on an input of these types, or None after an issue was added."""

@@ -10,9 +10,10 @@ from pydantic import BaseModel, Field
 
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step, Texts
+from pipelines.steps.features import lagging
 from pipelines.steps.train import Learning, Learnt, Setup, setup
 from pipelines.types import Schema, dtype_name
-from pipelines.values import Metrics
+from pipelines.values import Metrics, Value
 from pipelines.work import Builder, Ref, Work
 
 
@@ -95,6 +96,9 @@ class CrossValidate(Folded, Learnt, Step):
     example: ClassVar[str] = (
         "cross_validate: {estimator: sklearn.linear_model.LogisticRegression, target: up, columns: [change, range], time: Date}"
     )
+
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        return lagging(schema, values, problems)
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         found = folded(self, schema, problems, context)

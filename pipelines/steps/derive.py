@@ -13,6 +13,7 @@ from pipelines.types import Schema
 
 @dataclass(frozen=True)
 class Derived(Operation):
+    each = True
     schema: Schema
     columns: tuple[tuple[str, pl.Expr, Columns], ...]
 

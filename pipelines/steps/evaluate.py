@@ -9,10 +9,10 @@ from pydantic import Field
 
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step
-from pipelines.steps.features import part_of
-from pipelines.steps.predict import fits
+from pipelines.steps.features import lagging, part_of
+from pipelines.steps.predict import fits, waiting
 from pipelines.types import Schema, dtype_name
-from pipelines.values import Metrics, Model
+from pipelines.values import Metrics, Model, Value
 from pipelines.work import Builder, Ref, Work
 
 _FAN_IN = 16
@@ -32,8 +32,8 @@ class Evaluating(Work):
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
         from pipelines.learning.scores import merged
 
-        score = Score(self.target, self.part)
-        states = [builder.task("partial", (i,), score, each, inputs[1][0]) for i, each in enumerate(inputs[0])]
+        score, table = Score(self.target, self.part), waiting(self.model, builder, inputs[0])
+        states = [builder.task("partial", (i,), score, each, inputs[1][0]) for i, each in enumerate(table)]
         level = 0
         while len(states) > 1:
             level += 1
@@ -49,11 +49,11 @@ class Score:
     target: str
     part: str | None
 
-    def __call__(self, frame: pl.DataFrame, model: Any) -> Any:
-        from pipelines.learning.blocks import Rows, Target
+    def __call__(self, given: Any, model: Any) -> Any:
+        from pipelines.learning.blocks import Rows, Target, unparked
         from pipelines.learning.scores import classified, regressed
 
-        frame = Rows(self.part)(frame)
+        frame = Rows(self.part)(unparked(given))
         y = Target(self.target, model.classes is not None).encoded(frame, model.classes)
         x = model.matrix(frame)
         if model.classes is None:
@@ -92,6 +92,9 @@ class Evaluate(Step):
     )
     part: str | None = Field(None, description="Of a split table the rows to look at; all: every one. Default: test.")
     plots: bool = Field(True, description="Whether to draw plots.")
+
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        return lagging(schema, values, problems)
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         model = context.values[1]

@@ -10,8 +10,9 @@ from pydantic import Field
 from pipelines.errors import did_you_mean
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step, Texts
+from pipelines.steps.window import Window
 from pipelines.types import Schema, dtype_name
-from pipelines.values import Features
+from pipelines.values import Features, Lags, Model, Value
 from pipelines.work import Builder, Ref, Work
 
 
@@ -28,17 +29,41 @@ def part_of(asked: str | None, default: str, schema: Schema, problems: Problems)
     return (asked or default) if split else None
 
 
+def lagging(schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+    """The step that computes what features or a model need of earlier rows."""
+    lags = next((value.lags for value in values if isinstance(value, Features | Model) and value.lags), None)
+    if lags is None:
+        return None
+    for name, dtype in lags.inputs.items():
+        if name not in schema:
+            what = f"the lags need the column {name!r} ({dtype_name(dtype)}), and the table has none"
+            problems.add((), what, did_you_mean(name, schema))
+        elif schema[name] != dtype and not (schema[name].is_numeric() and dtype.is_numeric()):
+            what = f"the lags were fitted with {name!r} as {dtype_name(dtype)}, here it is {dtype_name(schema[name])}"
+            problems.add((), what, "cast it with `derive`")
+    for name in lags.names:
+        if name in schema:
+            problems.add((), f"the table has a column {name!r} already, which is to be a lag", "drop or rename it")
+    return None if problems.issues else window(lags)
+
+
+def window(lags: Lags) -> Step:
+    quoted = {name: '"' + of.replace('"', '""') + '"' for name, (of, _) in lags.names.items()}
+    made = {name: f"lag({quoted[name]}, {n})" for name, (_, n) in lags.names.items()}
+    return Window.model_validate({"partition_by": list(lags.by), "order_by": list(lags.order), **made})
+
+
 @dataclass(frozen=True)
 class FitFeatures(Work):
     fit: Any
-    rows: Any
+    part: Any
     columns: tuple[str, ...]
 
     def reads_of(self, index: int, wanted: frozenset[str]) -> frozenset[str]:
         return frozenset(self.columns)
 
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
-        states = [builder.task("partial", (i,), Partial(self.fit, self.rows), each) for i, each in enumerate(inputs[0])]
+        states = [builder.task("partial", (i,), Partial(self.fit, self.part), each) for i, each in enumerate(inputs[0])]
         return [builder.task("", (0,), self.fit.final, states)]
 
 
@@ -56,7 +81,9 @@ class FeaturesStep(Step):
 
     `scale` makes mean 0 and standard deviation 1; `one_hot` a column of 0 and 1 for each category; `ordinal` the category's number
     in order (-1 for one not seen); `bins` the number of the quantile's bin; `date_parts` parts of a date as numbers; `keep` the
-    number as it is. What other rows decide, as lags, `window` computes before.
+    number as it is. `lags` are the column's number so many rows before, in the order of `order_by`, among rows that are equal in `by`:
+    scaled where the column is under `scale`, missing at the beginning of each group. They are computed of any table that the features
+    or their model are used on, so that a table to predict needs the rows before too. What else other rows decide, `window` computes.
 
     Of a table that was split (see `split`), the rows of `train` are fitted on, else all.
     """
@@ -75,8 +102,44 @@ class FeaturesStep(Step):
     date_parts: dict[str, Texts] = Field(
         {}, description="Column: year, quarter, month, week, day, weekday, ordinal_day, hour, minute."
     )
+    lags: dict[str, list[int]] = Field({}, description="Column: how many rows before, as [1, 5].")
+    by: Texts = Field(
+        [], description="Of lags: the columns whose equal values make a group. Without any, the table is one."
+    )
+    order_by: Texts = Field([], description="Of lags: the order of rows in a group.")
     impute: bool = Field(False, description="A missing number becomes the column's mean.")
     part: str | None = Field(None, description="Of a split table the rows to fit on; all: every one. Default: train.")
+
+    def lagged(self, schema: Schema) -> Lags | None:
+        if not self.lags:
+            return None
+        columns = {name: tuple(each) for name, each in self.lags.items()}
+        needs = dict.fromkeys((*columns, *self.by, *self.order_by))
+        return Lags(
+            columns, tuple(self.by), tuple(self.order_by), {name: schema[name] for name in needs if name in schema}
+        )
+
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        for name, each in self.lags.items():
+            if name not in schema:
+                problems.key(("lags",), name, f"unknown column {name!r}", did_you_mean(name, schema))
+            elif not schema[name].is_numeric():
+                what = f"{name!r} is {dtype_name(schema[name])}, not a number"
+                problems.key(("lags",), name, what, "cast it, or leave it out")
+            for i, n in enumerate(each):
+                if n < 1:
+                    problems.add(("lags", name, i), "a lag is of an earlier row", "write 1 for the row before")
+                elif n in each[:i]:
+                    problems.add(("lags", name, i), f"{n} stands here twice", "remove one")
+        problems.keys("by", self.by, schema)
+        problems.order(self.order_by, [], schema)
+        if self.lags and not self.order_by:
+            problems.add((), "lags need an order", "name the column of time as `order_by`")
+        if (self.by or self.order_by) and not self.lags:
+            problems.add(("by",) if self.by else ("order_by",), "this is for `lags`, and there are none", "remove it")
+        if problems.issues or (lags := self.lagged(schema)) is None:
+            return None
+        return lagging(schema, [Features({}, None, lags)], problems)
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         from pipelines.learning.blocks import Rows
@@ -107,6 +170,9 @@ class FeaturesStep(Step):
                 )
             elif count < 2:
                 problems.add(("bins", name), "a column is cut into 2 bins at least", f"{name}: 5")
+        lags = self.lagged(schema)
+        if lags is not None and not lags.names.keys() <= schema.keys():
+            return None  # `first` said why
         for name, parts in self.date_parts.items():
             if name not in schema:
                 problems.key(("date_parts",), name, f"unknown column {name!r}", did_you_mean(name, schema))
@@ -122,9 +188,11 @@ class FeaturesStep(Step):
                     problems.add(
                         ("date_parts", name, i), f"unknown part of a date {part!r}", did_you_mean(part, DATE_PARTS)
                     )
+        scaled = [name for name, (of, _) in lags.names.items() if of in self.scale] if lags else []
+        kept = [name for name in lags.names if name not in scaled] if lags else []
         asked = Asked(
-            tuple(self.keep), tuple(self.scale), self.bins, tuple(self.one_hot), tuple(self.ordinal),
-            {name: tuple(parts) for name, parts in self.date_parts.items()}, self.impute,
+            (*self.keep, *kept), (*self.scale, *scaled), self.bins, tuple(self.one_hot), tuple(self.ordinal),
+            {name: tuple(parts) for name, parts in self.date_parts.items()}, self.impute, lags,
         )  # fmt: skip
         if not asked.columns and not problems.issues:
             problems.add((), "no column is named", f"for example `{self.example}`")
@@ -134,7 +202,7 @@ class FeaturesStep(Step):
         inputs = {name: schema[name] for name in asked.columns}
         columns = (*inputs, *((PART,) if rows else ()))
         fit = Fit(asked, inputs)
-        return FitFeatures(Features(inputs, fit), {}, fit, Rows(rows), columns)
+        return FitFeatures(Features(inputs, fit, lags), {}, fit, Rows(rows), columns)
 
     def identity(self) -> Mapping[str, Any]:
         return self.model_dump(mode="json")

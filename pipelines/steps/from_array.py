@@ -20,6 +20,11 @@ class FromArray(Work):
     """Of all its columns."""
     array: Array
 
+    @property
+    def rows(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        known = [n for n in self.array.chunks[0] if n is not None]
+        return tuple(known) if len(known) == len(self.array.chunks[0]) else None
+
     def prune(self, wanted: frozenset[str]) -> FromArray:
         return replace(self, schema={name: t for name, t in self.types.items() if name in wanted})
 

@@ -45,6 +45,7 @@ class LoadModel(Step):
     path: str = Field(min_length=1, description="The file, relative to the project.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
+        from pipelines.learning.features import lags_of
         from pipelines.learning.model import read_manifest
 
         path = Path(context.root / self.path)
@@ -62,5 +63,9 @@ class LoadModel(Step):
             return None
         inputs = {name: dtype for name, text in found["inputs"].items() if (dtype := parse_dtype(text)) is not None}
         about = found["about"]
-        gives = Model(found["task"], inputs, found["target"], found["target_type"], about["estimator"], about["how"])
+        asked = (found["features"] or {}).get("asked", {})
+        lags = lags_of(asked.get("lags"))
+        gives = Model(
+            found["task"], inputs, found["target"], found["target_type"], about["estimator"], about["how"], lags, True
+        )
         return Loading(gives, {}, str(path), digest)

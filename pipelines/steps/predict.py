@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipelines.errors import did_you_mean
 from pipelines.steps.base import Context, Problems, Step
+from pipelines.steps.features import lagging
 from pipelines.types import Schema, dtype_name, parse_dtype
 from pipelines.values import Model, Value
 from pipelines.work import Builder, Ref, Work
@@ -31,6 +32,13 @@ def fits(model: Model, schema: Schema, problems: Problems) -> None:
             )
 
 
+def waiting(model: Model, builder: Builder, table: Sequence[Ref]) -> Sequence[Ref]:
+    """The partitions, parked where the model is trained meanwhile: perhaps of all of them, which would be in memory until then."""
+    from pipelines.learning.blocks import parked
+
+    return table if model.loaded else parked(builder, table)
+
+
 def target_type(model: Model) -> pl.DataType:
     if model.task == "clustering":
         return pl.Int64()
@@ -43,6 +51,11 @@ class Predicting(Work):
     model: Model
     column: str
     chance: str | None
+    known: tuple[int, ...] | None = None
+
+    @property
+    def rows(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return self.known
 
     def reads_of(self, index: int, wanted: frozenset[str]) -> frozenset[str]:
         return (wanted - {self.column, self.chance}) | frozenset(self.model.inputs) if index == 0 else frozenset()
@@ -56,7 +69,10 @@ class Predicting(Work):
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
         chance = self.chance if self.chance in self.schema else None
         predict = Predict(self.column, chance, target_type(self.model), tuple(self.schema))
-        return [builder.task("", (i,), predict, each, inputs[1][0]) for i, each in enumerate(inputs[0])]
+        return [
+            builder.task("", (i,), predict, each, inputs[1][0])
+            for i, each in enumerate(waiting(self.model, builder, inputs[0]))
+        ]
 
 
 @dataclass(frozen=True)
@@ -66,10 +82,11 @@ class Predict:
     dtype: pl.DataType
     wanted: tuple[str, ...]
 
-    def __call__(self, frame: pl.DataFrame, model: Any) -> pl.DataFrame:
+    def __call__(self, given: Any, model: Any) -> pl.DataFrame:
+        from pipelines.learning.blocks import unparked
         from pipelines.learning.model import predicted
 
-        return predicted(model, frame, self.column, self.chance, self.dtype).select(self.wanted)
+        return predicted(model, unparked(given), self.column, self.chance, self.dtype).select(self.wanted)
 
 
 class PredictStep(Step):
@@ -89,11 +106,15 @@ class PredictStep(Step):
         description="The name of a column for its probability: of two classes that of the second (in order), else that of the predicted one.",
     )
 
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        return lagging(schema, values, problems)
+
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         model = context.values[1]
         assert isinstance(model, Model)
         fits(model, schema, problems)
         added = {self.column: target_type(model)}
+        schema = {name: t for name, t in schema.items() if model.lags is None or name not in model.lags.names}
         if self.probability is not None:
             added[self.probability] = pl.Float64()
             if model.task != "classification":
@@ -115,7 +136,7 @@ class PredictStep(Step):
                 )
         if problems.issues:
             return None
-        return Predicting(Value(), {**schema, **added}, model, self.column, self.probability)
+        return Predicting(Value(), {**schema, **added}, model, self.column, self.probability, context.rows)
 
 
 def has_chances(model: Model) -> bool:

@@ -163,6 +163,9 @@ class Read(Step):
             found.input_bytes,
             found.sampled,
             found.notes,
+            rows=tuple(sum(p.stop - p.start for p in partition) for partition in found.partitions)
+            if found.source.format == "parquet"
+            else None,
         )
 
     def patterns(self) -> Sequence[str]:

@@ -18,7 +18,8 @@ from pipelines.work import Builder, Ref, Work
 
 _PLAIN = ("count", "mean", "sum", "std", "min", "max")
 _TAIL = ("quantile", "value_at_risk", "expected_shortfall")
-_FAN_IN = 16
+_FAN_IN = 4
+"""So few, that the last one, which is alone, has little to do: each may keep a twentieth of all numbers."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Partial:
         numbers = np.ravel(block).astype("float64", copy=False)
         mean = float(numbers.mean()) if numbers.size else 0.0
         squares = float(np.square(numbers - mean).sum())
-        return State(numbers.size, mean, squares, _least(numbers, self.low), -_least(-numbers, self.high))
+        return State(numbers.size, mean, squares, _least(numbers, self.low), _most(numbers, self.high))
 
     def combine(self, states: Sequence[State]) -> State:
         count, mean, squares = 0, 0.0, 0.0
@@ -73,13 +74,19 @@ class Partial:
                 mean += delta * each.count / total
                 count = total
         least = _least(np.concatenate([each.least for each in states]), self.low)
-        most = -_least(-np.concatenate([each.most for each in states]), self.high)
+        most = _most(np.concatenate([each.most for each in states]), self.high)
         return State(count, mean, squares, least, most)
 
 
 def _least(numbers: Any, count: int) -> Any:
     """The smallest of them, in no order."""
     return np.partition(numbers, count - 1)[:count] if 0 < count < numbers.size else numbers[: min(count, numbers.size)]
+
+
+def _most(numbers: Any, count: int) -> Any:
+    """The largest of them, in no order."""
+    first = numbers.size - count
+    return np.partition(numbers, first)[first:] if 0 < first < numbers.size else numbers[: min(count, numbers.size)]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from pydantic import Field
 from pipelines.errors import did_you_mean
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.steps.cross_validate import Folded, folded
+from pipelines.steps.features import lagging
 from pipelines.steps.train import Assembled, Learning, Learnt, Setup
 from pipelines.types import Schema
+from pipelines.values import Value
 from pipelines.work import Builder, Ref, Work
 
 _MOST = 10_000
@@ -99,6 +101,9 @@ class Search(Folded, Learnt, Step):
         None,
         description="What decides, as `evaluate` names it. Default: log_loss (accuracy without probabilities), or mean_squared_error.",
     )
+
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        return lagging(schema, values, problems)
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         from pipelines.learning.estimators import EstimatorError, choose

@@ -14,6 +14,7 @@ from pipelines.types import DTYPES, Schema, parse_dtype
 
 @dataclass(frozen=True)
 class Selected(Operation):
+    each = True
     schema: Schema
     columns: tuple[tuple[str, str, pl.Expr], ...]
     """(name in the input, name in the output, the column or what it is cast to)."""

@@ -16,6 +16,7 @@ PARTS = pl.Enum(["train", "validation", "test"])
 
 @dataclass(frozen=True)
 class Parted(Operation):
+    each = True
     needs: tuple[str, ...]
     tests: tuple[tuple[str, pl.Expr], ...]
     """(part, which rows), the first that holds; others are for training."""

@@ -30,7 +30,8 @@ class FromTable(Work):
 class ToArray(Step):
     """Make an array of a table's columns: shape (rows, columns), a chunk a partition. NULL becomes NaN.
 
-    In the plan its number of rows is open, as only the data says it; columns and type are known.
+    Of Parquet files the plan knows how many rows each chunk has, also behind `derive`, `select` and `split`. Else only the data says
+    that: the plan shows `?`, Dask NaN, and `compile(..., lengths=True)` counts.
     """
 
     kind = "to_array"
@@ -50,4 +51,4 @@ class ToArray(Step):
             problems.add((), "the table has no column of numbers", "derive some")
         if problems.issues:
             return None
-        return FromTable(Array(((None,), (len(columns),)), self.dtype), {}, Matrix(columns, self.dtype))
+        return FromTable(Array((context.rows or (None,), (len(columns),)), self.dtype), {}, Matrix(columns, self.dtype))

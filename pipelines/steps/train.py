@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import polars as pl
 from pydantic import BaseModel, Field
 
+from pipelines import events
 from pipelines.arrays import not_numeric, numeric
 from pipelines.errors import Issue
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step, Texts
-from pipelines.steps.features import part_of
+from pipelines.steps.features import lagging, part_of
 from pipelines.types import Schema, dtype_name
-from pipelines.values import Features, Model
+from pipelines.values import Features, Lags, Model, Value
 from pipelines.work import Builder, Ref, Work
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Setup:
     folds: Folds | None = None
     fit: Any = None
     """Of the features, to fit them anew without each fold."""
+    lags: Lags | None = None
 
     @property
     def reads(self) -> frozenset[str]:
@@ -51,14 +53,17 @@ class Setup:
     def model(self) -> Model:
         from pipelines.learning.estimators import WORDS
 
-        return Model(
-            self.chosen.task, self.inputs, self.target, self.target_type, self.chosen.name, WORDS[self.chosen.how]
-        )
+        how = WORDS[self.chosen.how]
+        return Model(self.chosen.task, self.inputs, self.target, self.target_type, self.chosen.name, how, self.lags)
 
     def refuses(self, size: float, memory: float) -> Issue | None:
         if self.chosen.how != "one_worker" or 2.5 * size <= memory:
             return None
-        remedy = "take a `sample`, a larger worker (executor.memory_limit), or an estimator that runs block by block: see `pipelines steps train`"
+        from pipelines.learning.estimators import KNOWN
+
+        known = KNOWN.get(self.chosen.name)
+        first = "set `method: distributed`, " if known and known.distributed else ""
+        remedy = f"{first}take a `sample`, a larger worker (executor.memory_limit), or an estimator that runs block by block: see `pipelines steps train`"
         return Issue(
             f"{self.chosen.short} is trained on one worker, which needs about {2.5 * size / 1e9:.1f} GB for this table and has {memory / 1e9:.1f}",
             remedy,
@@ -68,7 +73,7 @@ class Setup:
         self, builder: Builder, inputs: Sequence[Sequence[Ref]]
     ) -> tuple[list[Ref], Ref | None, dict[int, list[Ref]]]:
         """Adds the tasks up to the blocks; these, the classes, and the blocks for trying on each fold: features are fitted without it."""
-        from pipelines.learning.blocks import Made, Rows, Target
+        from pipelines.learning.blocks import Made, Rows, Target, parked
 
         rows = Rows(self.part)
         features = inputs[1][0] if len(inputs) > 1 else None
@@ -80,8 +85,21 @@ class Setup:
             ]
             cuts = builder.task("cuts", (), self.folds.cuts, times)
         dtype = "float32" if self.chosen.name.startswith("xgboost.") else "float64"
-        made = Made(rows, self.columns, target, self.folds, self.chosen.missing, self.chosen.short, dtype, builder.room)
-        raw = [builder.task("raw", (i,), made, each, features, cuts) for i, each in enumerate(inputs[0])]
+        made = Made(
+            rows,
+            self.columns,
+            target,
+            self.folds,
+            self.chosen.missing,
+            self.chosen.short,
+            dtype,
+            builder.room,
+            self.chosen.how == "dask",
+        )
+        table = list(inputs[0])
+        if features is not None or cuts is not None:  # all wait for what is known of all
+            table = parked(builder, table)
+        raw = [builder.task("raw", (i,), made, each, features, cuts) for i, each in enumerate(table)]
         if target is not None and target.is_class:
             found = [builder.task("labels", (i,), labels_of, each) for i, each in enumerate(raw)]
             classes = builder.task("classes", (), union, found)
@@ -91,9 +109,9 @@ class Setup:
             tried[fold] = blocks
             if self.fit is not None:
                 part = Outside(rows, self.folds, fold, self.fit)
-                states = [builder.task("fold", (fold, i), part, each, cuts) for i, each in enumerate(inputs[0])]
+                states = [builder.task("fold", (fold, i), part, each, cuts) for i, each in enumerate(table)]
                 own = builder.task("fold-features", (fold,), self.fit.final, states)
-                again = [builder.task("fold-raw", (fold, i), made, each, own, cuts) for i, each in enumerate(inputs[0])]
+                again = [builder.task("fold-raw", (fold, i), made, each, own, cuts) for i, each in enumerate(table)]
                 tried[fold] = self.coded(builder, "fold-block", (fold,), again, classes)
         return blocks, classes, tried
 
@@ -116,8 +134,10 @@ class Outside:
     fold: int
     fit: Any
 
-    def __call__(self, frame: pl.DataFrame, cuts: Any) -> Any:
-        frame = self.rows(frame)
+    def __call__(self, given: Any, cuts: Any) -> Any:
+        from pipelines.learning.blocks import unparked
+
+        frame = self.rows(unparked(given))
         numbers = self.folds(frame, cuts)
         return self.fit.partial(
             frame.filter(pl.Series(numbers < -self.fold if self.fold < 0 else numbers != self.fold))
@@ -160,6 +180,15 @@ class Assembled:
             "estimator": chosen.name, "params": {**dict(chosen.params), **self.params}, "how": WORDS[chosen.how], "identity": self.identity,
             "versions": dict(chosen.versions), "rows": fitted.rows, "iterations": fitted.iterations, "converged": fitted.converged,
         }  # fmt: skip
+        if not fitted.converged:
+            steps = f" in {fitted.iterations} steps" if fitted.iterations else ""
+            more = (
+                "raise `max_iter`, and scale the features"
+                if "max_iter" in chosen.made().get_params()
+                else "look at its parameters"
+            )
+            what = f"{chosen.short} has not converged{steps}: what it learnt is not the best there is; {more}"
+            events.tell("warning", stage=self.identity, message=what)
         return Trained(
             fitted.estimator, chosen.task, self.setup.inputs, self.setup.columns, features, self.setup.target, self.setup.target_type,
             tuple(classes) if classes is not None else None, chosen.missing, about,
@@ -207,8 +236,9 @@ class Learnt(BaseModel):
         None, description="Of a split table the rows to learn from; all: every one. Default: train."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="The estimator's random_state, where it has one.")
-    method: Literal["auto", "block_wise", "one_worker"] = Field(
-        "auto", description="How it runs; auto: as `pipelines steps train` lists."
+    method: Literal["auto", "block_wise", "one_worker", "distributed"] = Field(
+        "auto",
+        description="How it runs; auto: as `pipelines steps train` lists. distributed: XGBoost's or LightGBM's trees on all workers of a cluster.",
     )
     epochs: int = Field(
         1, ge=1, le=1000, description="Passes over the data, of an estimator that learns block by block."
@@ -288,6 +318,7 @@ def setup(step: Any, schema: Schema, problems: Problems, context: Context) -> Se
         step.epochs,
         None,
         features.fit if features else None,
+        features.lags if features else None,
     )
 
 
@@ -295,7 +326,7 @@ class Train(Learnt, Step):
     """Train a model on a table, or on a table and fitted features: any estimator with scikit-learn's interface, by its dotted name.
 
     The planner chooses how it runs. Logistic regression, least squares and k-means sum over blocks and see any size of table; what
-    has `partial_fit` learns block by block; others are trained on one worker, on a cluster with joblib's parallel parts on all
+    has `partial_fit` learns block by block; dask-ml's estimators get Dask arrays; others are trained on one worker, on a cluster with joblib's parallel parts on all
     workers, and are refused when the estimate says that the table does not fit. `pipelines steps train` lists what was tried.
 
     Of a table that was split (see `split`), the rows of `train` are learnt from, else all.
@@ -308,6 +339,9 @@ class Train(Learnt, Step):
     example: ClassVar[str] = (
         "train: {estimator: sklearn.linear_model.LogisticRegression, target: up, columns: [change, range]}"
     )
+
+    def first(self, schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
+        return lagging(schema, values, problems)
 
     @classmethod
     def known(cls) -> list[tuple[str, ...]]:
