@@ -1,6 +1,7 @@
 """A function as users have them: NumPy, some tenths of a second for a partition."""
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 
@@ -20,5 +21,5 @@ def volatility(prices: pl.DataFrame) -> pl.DataFrame:
     return prices.select("Date", volatility=pl.Series((low + high) / 2))
 
 
-def _normal(x: np.ndarray) -> np.ndarray:
+def _normal(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return 1 / (1 + np.exp(-np.clip((0.07056 * x * x + 1.5976) * x, -700, 700)))
