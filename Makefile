@@ -77,7 +77,7 @@ bench: $(STAMP) ## Run the benchmarks (ARGS=...)
 lock: ## Write requirements.lock anew from pyproject.toml; needs uv (ARGS=--upgrade)
 	@uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --python-version 3.11 \
 	  --fork-strategy fewest --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
-	@uv pip compile pyproject.toml --quiet --extra k8s --extra s3 --universal --generate-hashes --python-version 3.11 \
+	@uv pip compile pyproject.toml --quiet --extra k8s --extra ml --extra s3 --universal --generate-hashes --python-version 3.11 \
 	  --fork-strategy fewest --custom-compile-command "make lock" --constraint requirements.lock \
 	  --output-file deploy/requirements.lock
 
