@@ -23,6 +23,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.test_k8s_manifests import kustomized
+
 pytestmark = [pytest.mark.k8s, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +36,13 @@ PROJECT = """
 import os, time
 
 def slow(x: int) -> int:
+    time.sleep({seconds})
+    return x * x
+
+def counted(x: int, step: str) -> int:
+    import fsspec, uuid
+    with fsspec.open(f"s3://bucket/calls/{{step}}/{{x}}-{{uuid.uuid4().hex}}", "w") as file:
+        file.write("called")
     time.sleep({seconds})
     return x * x
 
@@ -73,6 +82,41 @@ class Admin:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def record(self) -> None:
+        """From now on the API server writes down what it is asked, where its log can be read."""
+        self.log = Path(self.kubeconfig).parent / "log/apiserver.log"
+        if self.log.exists():
+            self.run("replace", "--raw", "/debug/flags/v", "-f", "-", stdin="3")
+            self.start = self.log.stat().st_size
+
+    def asked(self) -> Iterator[tuple[str, str, str]]:
+        """(who, resource.group, verb) of each request since; who: `pods`, `pipelines` or another program on this machine."""
+        node = self.get("nodes")[0]["status"]["addresses"][0]["address"]
+        with self.log.open() as lines:
+            lines.seek(self.start)
+            for line in lines:
+                found = re.search(r'"HTTP" verb="(\w+)" URI="([^"]+)".* userAgent="([^"]*)" srcIP="(.+):\d+"', line)
+                if found is None:
+                    continue
+                method, url, agent, address = found.groups()
+                path, _, query = url.partition("?")
+                kind, *parts = path.strip("/").split("/")
+                group, rest = ("".join(parts[:1]), parts[2:]) if kind == "apis" else ("", parts[1:])
+                if rest[:1] == ["namespaces"] and len(rest) > 2:
+                    rest = rest[2:]
+                if kind not in ("api", "apis") or not rest:
+                    continue  # which kinds there are, everybody may ask
+                resource = "/".join(rest[:1] + rest[2:3])
+                one = len(rest) > 1
+                verb = {
+                    "GET": "watch" if re.search("watch=(true|1)", query) else "get" if one else "list",
+                    "POST": "create", "PUT": "update", "PATCH": "patch",
+                    "DELETE": "delete" if one else "deletecollection",
+                }.get(method, method)  # fmt: skip
+                local = address in ("127.0.0.1", "[::1]", node)
+                who = "pods" if not local else "pipelines" if agent.startswith("kr8s") else agent
+                yield who, f"{resource}.{group}", verb
+
     def left(self) -> list[str]:
         """What runs have left."""
         return self.run("get", KINDS, "-n", SPACE, "-o", "name").split() + [
@@ -105,6 +149,7 @@ def admin() -> Iterator[Admin]:
         with contextlib.suppress(AssertionError):
             found.make("undeploy")
     found.make("deploy")
+    found.record()
     yield found
     if "PIPELINES_K8S_KEEP" in os.environ:
         return
@@ -365,6 +410,103 @@ def test_a_scheduler_that_is_killed(admin: Admin, runs: Runs, way: str) -> None:
         assert runs.output() == runs.here()
 
 
+@pytest.fixture
+def s3(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An S3 server on this machine and a Secret that leads pods to it; a client that looks at what is there."""
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    node = admin.get("nodes")[0]["status"]["addresses"][0]["address"]
+    try:
+        server = moto.ThreadedMotoServer(ip_address=node, port=0, verbose=False)
+        server.start()
+        url = "http://{}:{}".format(*server.get_host_and_port())
+    except OSError:
+        pytest.skip("the node is not this machine")
+    given = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "mine", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="bucket")
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": given}
+    admin.run("create", "-n", SPACE, "-f", "-", stdin=json.dumps(secret))
+    yield client
+    admin.run("delete", "secret", "s3", "-n", SPACE)
+    client.close()
+    server.stop()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("way", ["here", "there"])
+def test_a_lost_scheduler_costs_nothing_that_is_in_the_store(admin: Admin, s3: Any, runs: Runs, way: str) -> None:
+    """Every call is written down: what was in the store when the scheduler died is not called again."""
+    runs.env.update({name: value for name, value in os.environ.items() if name.startswith("AWS_")})
+
+    def calls(step: str) -> list[int]:
+        found = s3.list_objects_v2(Bucket="bucket", Prefix=f"calls/{step}/").get("Contents", [])
+        return sorted(int(each["Key"].split("/")[-1].split("-")[0]) for each in found)
+
+    steps = "".join(
+        f"  {name}: {{map: {{function: mine:counted, range: [1, {last}], arguments: {{step: {name}}}}}{more}}}\n"
+        for name, last, more in (("first", 20, ", checkpoint: disk"), ("second", 40, ""))
+    )
+    path = runs.config(steps + "  both: {union: {}, from: [first, second]}\n  out: {write: '${run}/out.parquet'}\n", 0.4, secrets=["s3"])  # fmt: skip
+    path.write_text("store: s3://bucket/store\n" + path.read_text())
+    running = runs.start(*(["run", "config.yaml"] if way == "here" else ["k8s", "submit", "config.yaml", "--wait"]))
+    admin.wait("the second step", lambda: running.poll() is not None or len(calls("second")) > 4, 120)
+    (pod,) = admin.pods("scheduler")
+    admin.run("delete", "pod", "-n", SPACE, pod["metadata"]["name"], "--grace-period=0", "--force")
+    said = running.communicate(timeout=300)[0]
+    assert running.returncode == 0, said
+    assert "the scheduler is gone; the run goes on from the store" in said
+    assert re.search(r"first: reused, \d+ partitions", said), said
+    assert calls("first") == list(range(1, 21))
+    assert len(calls("second")) > 40  # these were lost with the scheduler
+    ran = runs.output()
+    runs.config(steps.replace(", checkpoint: disk", "") + "  both: {union: {}, from: [first, second]}\n  out: {write: '${run}/out.parquet'}\n")  # fmt: skip
+    assert ran == runs.here()
+
+
+def test_a_model_is_trained_and_the_next_run_finds_it(admin: Admin, launcher: str, tmp_path: Path) -> None:
+    """The shipped configs, on a volume that both runs mount."""
+    (tmp_path / "models").mkdir(mode=0o777)
+    (tmp_path / "models").chmod(0o777)
+    size: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "models"}, "spec": {
+        **size, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(tmp_path / "models")}}}  # fmt: skip
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"}, "spec": {
+        **size, "volumeName": "models", "resources": {"requests": {"storage": "1Gi"}}}}  # fmt: skip
+    overlay = tmp_path / "volume.yaml"
+    mounted = {str(ROOT / "models"): {"persistentVolumeClaim": {"claimName": "models"}}}
+    overlay.write_text(yaml.safe_dump({"executor": {"workers": 1, "kubernetes": {**FAST, "image": admin.image, "volumes": mounted}}}))  # fmt: skip
+    env = {**os.environ, "KUBECONFIG": launcher}
+    given = ["--overlay", str(overlay), "-p", "model=models/direction.model"]
+
+    def ran(name: str) -> Path:
+        command = [sys.executable, "-m", "pipelines", "k8s", "submit", f"configs/{name}.yaml", "--wait", *given]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = re.search(r"record, results and log: (.+)", done.stderr)
+        assert found
+        return Path(found[1])
+
+    admin.run("create", "-n", SPACE, "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": [volume, claim]}))  # fmt: skip
+    try:
+        trained = json.loads((ran("train_direction") / "record.json").read_text())
+        assert not (ROOT / "models").exists()  # it stayed on the volume
+        assert trained["outputs"]["saved"]["path"] == str(ROOT / "models/direction.model")
+        scores = (ran("score") / "scores.parquet").read_bytes()
+    finally:
+        admin.run("delete", "pvc", "models", "-n", SPACE)
+        admin.run("delete", "pv", "models")
+    assert admin.left() == []
+    here = [sys.executable, "-m", "pipelines", "run", "configs/score.yaml", "--executor", "serial"]
+    here += ["-p", f"model={tmp_path}/models/direction.model"]
+    done = subprocess.run(here, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    written = re.search(r"written to (\S+)", done.stdout)
+    assert written, done.stdout + done.stderr
+    assert scores == (ROOT / written[1]).read_bytes()
+
+
 def test_scaling_up_and_down_loses_nothing(admin: Admin, runs: Runs) -> None:
     runs.config("  kept: {map: {function: mine:slow, range: [1, 16]}, checkpoint: memory}\n" + SQUARES, 1)
     running = runs.start("run", "config.yaml")
@@ -567,3 +709,36 @@ def test_no_operator_and_no_definitions(admin: Admin, runs: Runs) -> None:
     finally:
         admin.make("deploy")
         admin.run(*scale, "--replicas=1")
+
+
+def rights(*folders: str, role: str) -> set[tuple[str, str]]:
+    """(resource.group, verb) that our Roles of this name give."""
+    return {
+        (f"{resource}.{group}", verb)
+        for folder in folders
+        for each in kustomized(ROOT / "deploy/k8s" / folder)
+        if each["kind"] in ("Role", "ClusterRole") and each["metadata"]["name"] == role
+        for rule in each["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_roles_give_what_is_used_and_no_more(admin: Admin, request: pytest.FixtureRequest) -> None:
+    """What all tests before made the operator and the launcher ask for. No other pod asks for anything: none has a token."""
+    if not admin.log.exists():
+        pytest.skip("the API server's log is not on this machine")
+    used: dict[str, set[tuple[str, str]]] = {"pods": set(), "pipelines": set()}
+    for who, resource, verb in admin.asked():
+        used.setdefault(who, set()).add((resource, verb))
+    launcher = rights("overlays/dev", role="pipelines-launcher")
+    operator = rights("operator", role="pipelines-operator")
+    used["pipelines"].discard(("selfsubjectaccessreviews.authorization.k8s.io", "create"))  # which everybody may
+    assert used["pods"]
+    assert used["pods"] - operator == set()
+    assert used["pipelines"] - launcher == set()
+    ran = {item.name.partition("[")[0] for item in request.session.items}
+    if {name for name in globals() if name.startswith("test_")} <= ran:
+        assert operator - used["pods"] == set()
+        assert launcher - used["pipelines"] == set()
