@@ -466,18 +466,29 @@ def test_a_lost_scheduler_costs_nothing_that_is_in_the_store(admin: Admin, s3: A
     assert ran == runs.here()
 
 
+@contextlib.contextmanager
+def volume(admin: Admin, name: str, folder: Path, path: Path | None = None) -> Iterator[dict[str, Any]]:
+    """A folder of the node as `volumes` of a config; in pods it stands under `path`."""
+    size: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    kept = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
+        **size, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(folder)}}}  # fmt: skip
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {
+        **size, "volumeName": name, "resources": {"requests": {"storage": "1Gi"}}}}  # fmt: skip
+    both = {"apiVersion": "v1", "kind": "List", "items": [kept, claim]}
+    admin.run("create", "-n", SPACE, "-f", "-", stdin=json.dumps(both))
+    try:
+        yield {str(path or folder): {"persistentVolumeClaim": {"claimName": name}}}
+    finally:
+        admin.run("delete", "pvc", name, "-n", SPACE)
+        admin.run("delete", "pv", name)
+
+
 def test_a_model_is_trained_and_the_next_run_finds_it(admin: Admin, launcher: str, tmp_path: Path) -> None:
     """The shipped configs, on a volume that both runs mount."""
-    (tmp_path / "models").mkdir(mode=0o777)
-    (tmp_path / "models").chmod(0o777)
-    size: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "models"}, "spec": {
-        **size, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(tmp_path / "models")}}}  # fmt: skip
-    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"}, "spec": {
-        **size, "volumeName": "models", "resources": {"requests": {"storage": "1Gi"}}}}  # fmt: skip
+    folder = tmp_path / "models"
+    folder.mkdir()
+    folder.chmod(0o777)
     overlay = tmp_path / "volume.yaml"
-    mounted = {str(ROOT / "models"): {"persistentVolumeClaim": {"claimName": "models"}}}
-    overlay.write_text(yaml.safe_dump({"executor": {"workers": 1, "kubernetes": {**FAST, "image": admin.image, "volumes": mounted}}}))  # fmt: skip
     env = {**os.environ, "KUBECONFIG": launcher}
     given = ["--overlay", str(overlay), "-p", "model=models/direction.model"]
 
@@ -489,18 +500,16 @@ def test_a_model_is_trained_and_the_next_run_finds_it(admin: Admin, launcher: st
         assert found
         return Path(found[1])
 
-    admin.run("create", "-n", SPACE, "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": [volume, claim]}))  # fmt: skip
-    try:
+    with volume(admin, "models", folder, ROOT / "models") as mounted:
+        kubernetes = {**FAST, "image": admin.image, "volumes": mounted}
+        overlay.write_text(yaml.safe_dump({"executor": {"workers": 1, "kubernetes": kubernetes}}))
         trained = json.loads((ran("train_direction") / "record.json").read_text())
         assert not (ROOT / "models").exists()  # it stayed on the volume
         assert trained["outputs"]["saved"]["path"] == str(ROOT / "models/direction.model")
         scores = (ran("score") / "scores.parquet").read_bytes()
-    finally:
-        admin.run("delete", "pvc", "models", "-n", SPACE)
-        admin.run("delete", "pv", "models")
     assert admin.left() == []
     here = [sys.executable, "-m", "pipelines", "run", "configs/score.yaml", "--executor", "serial"]
-    here += ["-p", f"model={tmp_path}/models/direction.model"]
+    here += ["-p", f"model={folder}/direction.model"]
     done = subprocess.run(here, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     written = re.search(r"written to (\S+)", done.stdout)
     assert written, done.stdout + done.stderr
@@ -603,10 +612,35 @@ def test_pods_that_do_not_start(runs: Runs, way: str, changed: dict[str, Any], e
 
 
 def test_a_worker_that_needs_too_much_memory(runs: Runs) -> None:
+    """In there, where the driver may not ask for pods: step and remedy are named, after smaller partitions did not help."""
     runs.config("  big: {map: {function: mine:greedy, items: [1]}}\n", executor={"memory_limit": "600MiB"})
-    code, said = runs.run("run", "config.yaml")
+    code, said = runs.run("k8s", "submit", "config.yaml", "--wait")
     assert code == 4, said
-    assert "OOMKilled" in said or "memory" in said
+    assert "tried again in smaller partitions" in said
+    assert "error: workers ran out of memory in big: it needs more than the 600MiB of a worker's pod" in said
+    assert "raise executor.memory_limit" in said
+    assert "Traceback" not in said
+    (record,) = runs.project.glob("runs/*/record.json")
+    losses = json.loads(record.read_text())["losses"]
+    assert {each["why"] for each in losses} == {"it needed more memory than it may have"}
+
+
+def test_want_of_memory_is_tried_in_smaller_partitions(admin: Admin, runs: Runs) -> None:
+    """Where that cannot change the answer. The data is on a volume: here and there under the same path."""
+    data = runs.project / "data"
+    data.mkdir()
+    rows = 6_000_000
+    lines = (f"{i},text {i % 977} {i}\n" for i in range(rows))
+    (data / "a.csv").write_text("k,x\n" + "".join(lines))
+    for each in (*runs.project.parents, data):  # the pods' user reads it
+        each.chmod(each.stat().st_mode | 0o055)
+    steps = "  a: {read: {path: data/a.csv, partitions: 1}}\n  s: {sort: [x, k]}\n"
+    with volume(admin, "data", data) as mounted:
+        runs.config(steps, executor={"memory_limit": "600MiB"}, volumes=mounted)
+        code, said = runs.run("run", "config.yaml", seconds=400)
+    assert code == 0, said
+    assert re.search("workers ran out of memory in a.*; it is tried again in smaller partitions", said), said
+    assert "(6,000,000 rows in all)" in said
 
 
 def test_an_eviction(admin: Admin, runs: Runs) -> None:
