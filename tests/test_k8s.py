@@ -32,6 +32,11 @@ TOOLS = ROOT.parent / "shared/k8s"
 SPACE = "pipelines"
 KINDS = "pods,services,deployments,replicasets,daskjobs,daskclusters,daskworkergroups,daskautoscalers"
 FAST: dict[str, Any] = {"cpu": "100m", "pull": "Never", "namespace": SPACE, "start_timeout": 120}
+# those that docs/kubernetes.md names
+METRICS = {
+    "scheduler": ("dask_scheduler_workers", "dask_scheduler_desired_workers", "dask_scheduler_tasks", "dask_scheduler_tasks_suspicious_total"),
+    "worker": ("dask_worker_memory_bytes", "dask_worker_spill_bytes_total"),
+}  # fmt: skip
 PROJECT = """
 import os, time
 
@@ -57,6 +62,7 @@ class Admin:
 
     def __init__(self, kubeconfig: str, image: str) -> None:
         self.kubeconfig, self.image = kubeconfig, image
+        self.is_old = '"minor": "20"' in self.run("version", "-o", "json")
 
     def run(self, *args: str, stdin: str | None = None, check: bool = True) -> str:
         done = subprocess.run(
@@ -75,7 +81,7 @@ class Admin:
         return self.get("pods", "-l", labels)
 
     def make(self, target: str) -> str:
-        overlay = "tests/k8s" if '"minor": "20"' in self.run("version", "-o", "json") else "deploy/k8s/overlays/dev"
+        overlay = "tests/k8s" if self.is_old else "deploy/k8s/overlays/dev"
         command = ["make", "-s", target, f"OVERLAY={overlay}", f"IMAGE={self.image}"]
         env = {**os.environ, "KUBECONFIG": self.kubeconfig}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400, check=False)
@@ -334,6 +340,14 @@ def test_from_here_with_a_file_that_travels_and_code(admin: Admin, runs: Runs) -
         assert b"dask_scheduler_tasks_suspicious_total" in page.read()
     shown.send_signal(signal.SIGINT)
     assert shown.wait(30) == 130
+    for pod in [*admin.pods("scheduler", name), *admin.pods("worker", name)]:
+        told = pod["metadata"]["annotations"]
+        assert told["prometheus.io/scrape"] == "true"
+        proxy = f"pods/{pod['metadata']['name']}:{told['prometheus.io/port']}/proxy{told['prometheus.io/path']}"
+        scraped = admin.run("get", "--raw", f"/api/v1/namespaces/{SPACE}/{proxy}")
+        kind = pod["metadata"]["labels"]["dask.org/component"]
+        for metric in METRICS[kind]:
+            assert re.search(rf"^{metric}(\{{| )", scraped, re.MULTILINE), (kind, metric)
     for pod in admin.get("pods"):
         assert pod["spec"]["automountServiceAccountToken"] is False
         assert not [v for v in pod["spec"]["volumes"] if "secret" in v or "projected" in v]
@@ -643,19 +657,25 @@ def test_want_of_memory_is_tried_in_smaller_partitions(admin: Admin, runs: Runs)
     assert "(6,000,000 rows in all)" in said
 
 
-def test_an_eviction(admin: Admin, runs: Runs) -> None:
-    """Of a worker: the run goes on."""
+@pytest.mark.parametrize("component", ["worker", "job-runner"])
+def test_an_eviction(admin: Admin, runs: Runs, component: str) -> None:
+    """Of a worker: the run goes on. Of the driver: the run ends, and says why."""
     runs.config(SQUARES, 0.4)
-    running = runs.start("run", "config.yaml")
+    running = runs.start("k8s", "submit", "config.yaml", "--wait")
     name = busy(admin, running)
-    pod = admin.pods("worker", name)[0]["metadata"]["name"]
-    eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod, "namespace": SPACE}}
+    pod = admin.pods(component, name)[0]["metadata"]["name"]
+    version = "policy/v1beta1" if admin.is_old else "policy/v1"
+    eviction = {"apiVersion": version, "kind": "Eviction", "metadata": {"name": pod, "namespace": SPACE}}
     admin.run(
         "create", "--raw", f"/api/v1/namespaces/{SPACE}/pods/{pod}/eviction", "-f", "-", stdin=json.dumps(eviction)
     )
     said = running.communicate(timeout=240)[0]
-    assert running.returncode == 0, said
-    assert runs.output() == runs.here()
+    if component == "worker":
+        assert running.returncode == 0, said
+        assert runs.output() == runs.here()
+    else:
+        assert running.returncode in (4, 130), said
+        assert "is gone" in said or "stopped" in said, said
 
 
 # ---- doctor
@@ -666,10 +686,10 @@ def test_doctor_when_all_is_well_and_for_what_is_not(admin: Admin, runs: Runs, t
     code, said = runs.run("k8s", "doctor", "config.yaml")
     assert (code, said.splitlines()[-1]) == (0, "all is well"), said
 
-    runs.config(SQUARES, image="nowhere:1")
+    runs.config(SQUARES, image="nowhere.invalid/x:1", pull="IfNotPresent")
     code, said = runs.run("k8s", "doctor", "config.yaml")
     assert code == 4
-    assert "cannot start: ErrImageNeverPull" in said
+    assert "its image nowhere.invalid/x:1 is not pulled" in said
 
     steps = "  d: {read: {path: /data/x.csv, dtypes: {x: int64}}}\n"
     runs.config(steps, volumes={"/data": {"emptyDir": {}}})
@@ -768,11 +788,13 @@ def test_roles_give_what_is_used_and_no_more(admin: Admin, request: pytest.Fixtu
         used.setdefault(who, set()).add((resource, verb))
     launcher = rights("overlays/dev", role="pipelines-launcher")
     operator = rights("operator", role="pipelines-operator")
+    elsewhere = {("pods/portforward.", "create")} | {each for each in operator if "/finalizers" in each[0]}
     used["pipelines"].discard(("selfsubjectaccessreviews.authorization.k8s.io", "create"))  # which everybody may
     assert used["pods"]
     assert used["pods"] - operator == set()
     assert used["pipelines"] - launcher == set()
     ran = {item.name.partition("[")[0] for item in request.session.items}
     if {name for name in globals() if name.startswith("test_")} <= ran:
-        assert operator - used["pods"] == set()
-        assert launcher - used["pipelines"] == set()
+        # beside what newer or stricter clusters ask for
+        assert operator - used["pods"] - elsewhere == set()
+        assert launcher - used["pipelines"] - elsewhere == set()
