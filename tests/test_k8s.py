@@ -639,7 +639,8 @@ def test_a_worker_that_needs_too_much_memory(runs: Runs) -> None:
     assert "Traceback" not in said
     (record,) = runs.project.glob("runs/*/record.json")
     losses = json.loads(record.read_text())["losses"]
-    assert {each["why"] for each in losses} == {"it needed more memory than it may have"}
+    # a worker that takes all at once may be told as one that died
+    assert [each["why"] for each in losses].count("it needed more memory than it may have") >= 3
 
 
 def test_want_of_memory_is_tried_in_smaller_partitions(admin: Admin, runs: Runs) -> None:
