@@ -9,7 +9,8 @@ COPY deploy/requirements.lock /build/
 # What packages bring for their own tests, and C++ headers, are a fifth of it; nothing imports them.
 RUN /opt/pipelines/bin/pip install --quiet --require-hashes --only-binary :all: -r /build/requirements.lock \
     && find /opt/pipelines -depth -type d -name tests \
-      \( -path '*/pandas/*' -o -path '*/numpy/*' -o -path '*/pyarrow/*' -o -path '*/distributed/*' -o -path '*/dask/*' \) \
+      \( -path '*/pandas/*' -o -path '*/numpy/*' -o -path '*/pyarrow/*' -o -path '*/distributed/*' -o -path '*/dask/*' \
+      -o -path '*/scipy/*' -o -path '*/sklearn/*' -o -path '*/numba/*' -o -path '*/matplotlib/*' \) \
       -exec rm -rf {} + \
     && rm -rf /opt/pipelines/lib/python3*/site-packages/pyarrow/include \
     # dask-kubernetes asks for them and imports neither

@@ -38,6 +38,7 @@ image: ## Build the image for Kubernetes (IMAGE=registry/pipelines:0.1.0)
 deploy: ## Install Dask's operator and the namespace `pipelines` (IMAGE=..., OVERLAY=deploy/k8s/overlays/prod)
 	@kubectl apply --server-side --force-conflicts -f deploy/k8s/operator/crds/
 	@for try in 1 2 3; do kubectl wait --for=condition=Established --timeout=60s $(addprefix crd/,$(CRDS)) && exit; sleep 1; done; exit 1
+	@kubectl rollout restart --namespace pipelines-system deployment/pipelines-operator 2>/dev/null || true # the image may be another under the same name
 	@kubectl kustomize deploy/k8s/operator | sed 's#image: pipelines:.*#image: $(IMAGE)#' | kubectl apply --server-side --force-conflicts -f -
 	@kubectl apply --server-side --force-conflicts -k $(OVERLAY)
 	@kubectl rollout status --namespace pipelines-system --timeout=300s deployment/pipelines-operator
@@ -45,9 +46,11 @@ deploy: ## Install Dask's operator and the namespace `pipelines` (IMAGE=..., OVE
 run-k8s: $(STAMP) ## Run a pipeline on Kubernetes (CONFIG=configs/x.yaml, IMAGE=..., ARGS=...)
 	@$(PY) -m pipelines k8s submit $(CONFIG) --image $(IMAGE) --namespace pipelines --wait $(ARGS)
 
-# Clusters first: the operator takes its marks off them, without which they cannot go.
+# Clusters first: the operator takes its marks off them, without which they cannot go. Then the operator: with a pod that takes its time
+# to end, Kubernetes looks at a namespace's end again only after a while.
 undeploy: ## Remove everything that `make deploy` and runs left
 	@kubectl delete daskjobs,daskclusters,daskworkergroups,daskautoscalers --all --namespace pipelines --timeout=120s --ignore-not-found || true
+	@kubectl delete deployment pipelines-operator --namespace pipelines-system --cascade=foreground --timeout=60s --ignore-not-found
 	@kubectl delete -k $(OVERLAY) --ignore-not-found --timeout=120s
 	@kubectl delete -k deploy/k8s/operator --ignore-not-found --timeout=120s
 
@@ -77,7 +80,7 @@ bench: $(STAMP) ## Run the benchmarks (ARGS=...)
 lock: ## Write requirements.lock anew from pyproject.toml; needs uv (ARGS=--upgrade)
 	@uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --python-version 3.11 \
 	  --fork-strategy fewest --custom-compile-command "make lock" --output-file requirements.lock $(ARGS)
-	@uv pip compile pyproject.toml --quiet --extra k8s --extra s3 --universal --generate-hashes --python-version 3.11 \
+	@uv pip compile pyproject.toml --quiet --extra k8s --extra ml --extra s3 --universal --generate-hashes --python-version 3.11 \
 	  --fork-strategy fewest --custom-compile-command "make lock" --constraint requirements.lock \
 	  --output-file deploy/requirements.lock
 

@@ -23,6 +23,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.test_k8s_manifests import kustomized
+
 pytestmark = [pytest.mark.k8s, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parent.parent
@@ -30,10 +32,22 @@ TOOLS = ROOT.parent / "shared/k8s"
 SPACE = "pipelines"
 KINDS = "pods,services,deployments,replicasets,daskjobs,daskclusters,daskworkergroups,daskautoscalers"
 FAST: dict[str, Any] = {"cpu": "100m", "pull": "Never", "namespace": SPACE, "start_timeout": 120}
+# those that docs/kubernetes.md names
+METRICS = {
+    "scheduler": ("dask_scheduler_workers", "dask_scheduler_desired_workers", "dask_scheduler_tasks", "dask_scheduler_tasks_suspicious_total"),
+    "worker": ("dask_worker_memory_bytes", "dask_worker_spill_bytes_total"),
+}  # fmt: skip
 PROJECT = """
 import os, time
 
 def slow(x: int) -> int:
+    time.sleep({seconds})
+    return x * x
+
+def counted(x: int, step: str) -> int:
+    import fsspec, uuid
+    with fsspec.open(f"s3://bucket/calls/{{step}}/{{x}}-{{uuid.uuid4().hex}}", "w") as file:
+        file.write("called")
     time.sleep({seconds})
     return x * x
 
@@ -48,6 +62,7 @@ class Admin:
 
     def __init__(self, kubeconfig: str, image: str) -> None:
         self.kubeconfig, self.image = kubeconfig, image
+        self.is_old = '"minor": "20"' in self.run("version", "-o", "json")
 
     def run(self, *args: str, stdin: str | None = None, check: bool = True) -> str:
         done = subprocess.run(
@@ -66,12 +81,47 @@ class Admin:
         return self.get("pods", "-l", labels)
 
     def make(self, target: str) -> str:
-        overlay = "tests/k8s" if '"minor": "20"' in self.run("version", "-o", "json") else "deploy/k8s/overlays/dev"
+        overlay = "tests/k8s" if self.is_old else "deploy/k8s/overlays/dev"
         command = ["make", "-s", target, f"OVERLAY={overlay}", f"IMAGE={self.image}"]
         env = {**os.environ, "KUBECONFIG": self.kubeconfig}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def record(self) -> None:
+        """From now on the API server writes down what it is asked, where its log can be read."""
+        self.log = Path(self.kubeconfig).parent / "log/apiserver.log"
+        if self.log.exists():
+            self.run("replace", "--raw", "/debug/flags/v", "-f", "-", stdin="3")
+            self.start = self.log.stat().st_size
+
+    def asked(self) -> Iterator[tuple[str, str, str]]:
+        """(who, resource.group, verb) of each request since; who: `pods`, `pipelines` or another program on this machine."""
+        node = self.get("nodes")[0]["status"]["addresses"][0]["address"]
+        with self.log.open() as lines:
+            lines.seek(self.start)
+            for line in lines:
+                found = re.search(r'"HTTP" verb="(\w+)" URI="([^"]+)".* userAgent="([^"]*)" srcIP="(.+):\d+"', line)
+                if found is None:
+                    continue
+                method, url, agent, address = found.groups()
+                path, _, query = url.partition("?")
+                kind, *parts = path.strip("/").split("/")
+                group, rest = ("".join(parts[:1]), parts[2:]) if kind == "apis" else ("", parts[1:])
+                if rest[:1] == ["namespaces"] and len(rest) > 2:
+                    rest = rest[2:]
+                if kind not in ("api", "apis") or not rest:
+                    continue  # which kinds there are, everybody may ask
+                resource = "/".join(rest[:1] + rest[2:3])
+                one = len(rest) > 1
+                verb = {
+                    "GET": "watch" if re.search("watch=(true|1)", query) else "get" if one else "list",
+                    "POST": "create", "PUT": "update", "PATCH": "patch",
+                    "DELETE": "delete" if one else "deletecollection",
+                }.get(method, method)  # fmt: skip
+                local = address in ("127.0.0.1", "[::1]", node)
+                who = "pods" if not local else "pipelines" if agent.startswith("kr8s") else agent
+                yield who, f"{resource}.{group}", verb
 
     def left(self) -> list[str]:
         """What runs have left."""
@@ -105,6 +155,7 @@ def admin() -> Iterator[Admin]:
         with contextlib.suppress(AssertionError):
             found.make("undeploy")
     found.make("deploy")
+    found.record()
     yield found
     if "PIPELINES_K8S_KEEP" in os.environ:
         return
@@ -289,6 +340,14 @@ def test_from_here_with_a_file_that_travels_and_code(admin: Admin, runs: Runs) -
         assert b"dask_scheduler_tasks_suspicious_total" in page.read()
     shown.send_signal(signal.SIGINT)
     assert shown.wait(30) == 130
+    for pod in [*admin.pods("scheduler", name), *admin.pods("worker", name)]:
+        told = pod["metadata"]["annotations"]
+        assert told["prometheus.io/scrape"] == "true"
+        proxy = f"pods/{pod['metadata']['name']}:{told['prometheus.io/port']}/proxy{told['prometheus.io/path']}"
+        scraped = admin.run("get", "--raw", f"/api/v1/namespaces/{SPACE}/{proxy}")
+        kind = pod["metadata"]["labels"]["dask.org/component"]
+        for metric in METRICS[kind]:
+            assert re.search(rf"^{metric}(\{{| )", scraped, re.MULTILINE), (kind, metric)
     for pod in admin.get("pods"):
         assert pod["spec"]["automountServiceAccountToken"] is False
         assert not [v for v in pod["spec"]["volumes"] if "secret" in v or "projected" in v]
@@ -365,8 +424,115 @@ def test_a_scheduler_that_is_killed(admin: Admin, runs: Runs, way: str) -> None:
         assert runs.output() == runs.here()
 
 
+@pytest.fixture
+def s3(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An S3 server on this machine and a Secret that leads pods to it; a client that looks at what is there."""
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    node = admin.get("nodes")[0]["status"]["addresses"][0]["address"]
+    try:
+        server = moto.ThreadedMotoServer(ip_address=node, port=0, verbose=False)
+        server.start()
+        url = "http://{}:{}".format(*server.get_host_and_port())
+    except OSError:
+        pytest.skip("the node is not this machine")
+    given = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "mine", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="bucket")
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": given}
+    admin.run("create", "-n", SPACE, "-f", "-", stdin=json.dumps(secret))
+    yield client
+    admin.run("delete", "secret", "s3", "-n", SPACE)
+    client.close()
+    server.stop()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("way", ["here", "there"])
+def test_a_lost_scheduler_costs_nothing_that_is_in_the_store(admin: Admin, s3: Any, runs: Runs, way: str) -> None:
+    """Every call is written down: what was in the store when the scheduler died is not called again."""
+    runs.env.update({name: value for name, value in os.environ.items() if name.startswith("AWS_")})
+
+    def calls(step: str) -> list[int]:
+        found = s3.list_objects_v2(Bucket="bucket", Prefix=f"calls/{step}/").get("Contents", [])
+        return sorted(int(each["Key"].split("/")[-1].split("-")[0]) for each in found)
+
+    steps = "".join(
+        f"  {name}: {{map: {{function: mine:counted, range: [1, {last}], arguments: {{step: {name}}}}}{more}}}\n"
+        for name, last, more in (("first", 20, ", checkpoint: disk"), ("second", 40, ""))
+    )
+    path = runs.config(steps + "  both: {union: {}, from: [first, second]}\n  out: {write: '${run}/out.parquet'}\n", 0.4, secrets=["s3"])  # fmt: skip
+    path.write_text("store: s3://bucket/store\n" + path.read_text())
+    running = runs.start(*(["run", "config.yaml"] if way == "here" else ["k8s", "submit", "config.yaml", "--wait"]))
+    admin.wait("the second step", lambda: running.poll() is not None or len(calls("second")) > 4, 120)
+    (pod,) = admin.pods("scheduler")
+    admin.run("delete", "pod", "-n", SPACE, pod["metadata"]["name"], "--grace-period=0", "--force")
+    said = running.communicate(timeout=300)[0]
+    assert running.returncode == 0, said
+    assert "the scheduler is gone; the run goes on from the store" in said
+    assert re.search(r"first: reused, \d+ partitions", said), said
+    assert calls("first") == list(range(1, 21))
+    assert len(calls("second")) > 40  # these were lost with the scheduler
+    ran = runs.output()
+    runs.config(steps.replace(", checkpoint: disk", "") + "  both: {union: {}, from: [first, second]}\n  out: {write: '${run}/out.parquet'}\n")  # fmt: skip
+    assert ran == runs.here()
+
+
+@contextlib.contextmanager
+def volume(admin: Admin, name: str, folder: Path, path: Path | None = None) -> Iterator[dict[str, Any]]:
+    """A folder of the node as `volumes` of a config; in pods it stands under `path`."""
+    size: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    kept = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
+        **size, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(folder)}}}  # fmt: skip
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {
+        **size, "volumeName": name, "resources": {"requests": {"storage": "1Gi"}}}}  # fmt: skip
+    both = {"apiVersion": "v1", "kind": "List", "items": [kept, claim]}
+    admin.run("create", "-n", SPACE, "-f", "-", stdin=json.dumps(both))
+    try:
+        yield {str(path or folder): {"persistentVolumeClaim": {"claimName": name}}}
+    finally:
+        admin.run("delete", "pvc", name, "-n", SPACE)
+        admin.run("delete", "pv", name)
+
+
+def test_a_model_is_trained_and_the_next_run_finds_it(admin: Admin, launcher: str, tmp_path: Path) -> None:
+    """The shipped configs, on a volume that both runs mount."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    folder.chmod(0o777)
+    overlay = tmp_path / "volume.yaml"
+    env = {**os.environ, "KUBECONFIG": launcher}
+    given = ["--overlay", str(overlay), "-p", "model=models/direction.model"]
+
+    def ran(name: str) -> Path:
+        command = [sys.executable, "-m", "pipelines", "k8s", "submit", f"configs/{name}.yaml", "--wait", *given]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = re.search(r"record, results and log: (.+)", done.stderr)
+        assert found
+        return Path(found[1])
+
+    with volume(admin, "models", folder, ROOT / "models") as mounted:
+        kubernetes = {**FAST, "image": admin.image, "volumes": mounted}
+        overlay.write_text(yaml.safe_dump({"executor": {"workers": 1, "kubernetes": kubernetes}}))
+        trained = json.loads((ran("train_direction") / "record.json").read_text())
+        assert not (ROOT / "models").exists()  # it stayed on the volume
+        assert trained["outputs"]["saved"]["path"] == str(ROOT / "models/direction.model")
+        scores = (ran("score") / "scores.parquet").read_bytes()
+    assert admin.left() == []
+    here = [sys.executable, "-m", "pipelines", "run", "configs/score.yaml", "--executor", "serial"]
+    here += ["-p", f"model={folder}/direction.model"]
+    done = subprocess.run(here, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    written = re.search(r"written to (\S+)", done.stdout)
+    assert written, done.stdout + done.stderr
+    assert scores == (ROOT / written[1]).read_bytes()
+
+
 def test_scaling_up_and_down_loses_nothing(admin: Admin, runs: Runs) -> None:
-    runs.config("  kept: {map: {function: mine:slow, range: [1, 16]}, checkpoint: memory}\n" + SQUARES, 1)
+    """Also when another operator takes the place of the one that began, as by `make deploy`."""
+    runs.config("  kept: {map: {function: mine:slow, range: [1, 16]}, checkpoint: memory}\n" + SQUARES, 1.5)
     running = runs.start("run", "config.yaml")
     name = busy(admin, running)
 
@@ -379,6 +545,8 @@ def test_scaling_up_and_down_loses_nothing(admin: Admin, runs: Runs) -> None:
         admin.wait(f"{count} workers", lambda: connected() == count, 120)
 
     scaled(4)
+    (before,) = admin.get("pods", namespace="pipelines-system")
+    admin.run("delete", "pod", "-n", "pipelines-system", before["metadata"]["name"])
     scaled(2)
     said = running.communicate(timeout=240)[0]
     assert running.returncode == 0, said
@@ -461,25 +629,57 @@ def test_pods_that_do_not_start(runs: Runs, way: str, changed: dict[str, Any], e
 
 
 def test_a_worker_that_needs_too_much_memory(runs: Runs) -> None:
+    """In there, where the driver may not ask for pods: step and remedy are named, after smaller partitions did not help."""
     runs.config("  big: {map: {function: mine:greedy, items: [1]}}\n", executor={"memory_limit": "600MiB"})
-    code, said = runs.run("run", "config.yaml")
+    code, said = runs.run("k8s", "submit", "config.yaml", "--wait")
     assert code == 4, said
-    assert "OOMKilled" in said or "memory" in said
+    assert "tried again in smaller partitions" in said
+    assert "error: workers ran out of memory in big: it needs more than the 600MiB of a worker's pod" in said
+    assert "raise executor.memory_limit" in said
+    assert "Traceback" not in said
+    (record,) = runs.project.glob("runs/*/record.json")
+    losses = json.loads(record.read_text())["losses"]
+    # a worker that takes all at once may be told as one that died
+    assert [each["why"] for each in losses].count("it needed more memory than it may have") >= 3
 
 
-def test_an_eviction(admin: Admin, runs: Runs) -> None:
-    """Of a worker: the run goes on."""
+def test_want_of_memory_is_tried_in_smaller_partitions(admin: Admin, runs: Runs) -> None:
+    """Where that cannot change the answer. The data is on a volume: here and there under the same path."""
+    data = runs.project / "data"
+    data.mkdir()
+    rows = 6_000_000
+    lines = (f"{i},text {i % 977} {i}\n" for i in range(rows))
+    (data / "a.csv").write_text("k,x\n" + "".join(lines))
+    for each in (*runs.project.parents, data):  # the pods' user reads it
+        each.chmod(each.stat().st_mode | 0o055)
+    steps = "  a: {read: {path: data/a.csv, partitions: 1}}\n  s: {sort: [x, k]}\n"
+    with volume(admin, "data", data) as mounted:
+        runs.config(steps, executor={"memory_limit": "600MiB"}, volumes=mounted)
+        code, said = runs.run("run", "config.yaml", seconds=400)
+    assert code == 0, said
+    assert re.search("workers ran out of memory in a.*; it is tried again in smaller partitions", said), said
+    assert "(6,000,000 rows in all)" in said
+
+
+@pytest.mark.parametrize("component", ["worker", "job-runner"])
+def test_an_eviction(admin: Admin, runs: Runs, component: str) -> None:
+    """Of a worker: the run goes on. Of the driver: the run ends, and says why."""
     runs.config(SQUARES, 0.4)
-    running = runs.start("run", "config.yaml")
+    running = runs.start("k8s", "submit", "config.yaml", "--wait")
     name = busy(admin, running)
-    pod = admin.pods("worker", name)[0]["metadata"]["name"]
-    eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod, "namespace": SPACE}}
+    pod = admin.pods(component, name)[0]["metadata"]["name"]
+    version = "policy/v1beta1" if admin.is_old else "policy/v1"
+    eviction = {"apiVersion": version, "kind": "Eviction", "metadata": {"name": pod, "namespace": SPACE}}
     admin.run(
         "create", "--raw", f"/api/v1/namespaces/{SPACE}/pods/{pod}/eviction", "-f", "-", stdin=json.dumps(eviction)
     )
     said = running.communicate(timeout=240)[0]
-    assert running.returncode == 0, said
-    assert runs.output() == runs.here()
+    if component == "worker":
+        assert running.returncode == 0, said
+        assert runs.output() == runs.here()
+    else:
+        assert running.returncode in (4, 130), said
+        assert "is gone" in said or "stopped" in said, said
 
 
 # ---- doctor
@@ -490,10 +690,10 @@ def test_doctor_when_all_is_well_and_for_what_is_not(admin: Admin, runs: Runs, t
     code, said = runs.run("k8s", "doctor", "config.yaml")
     assert (code, said.splitlines()[-1]) == (0, "all is well"), said
 
-    runs.config(SQUARES, image="nowhere:1")
+    runs.config(SQUARES, image="nowhere.invalid/x:1", pull="IfNotPresent")
     code, said = runs.run("k8s", "doctor", "config.yaml")
     assert code == 4
-    assert "cannot start: ErrImageNeverPull" in said
+    assert "its image nowhere.invalid/x:1 is not pulled" in said
 
     steps = "  d: {read: {path: /data/x.csv, dtypes: {x: int64}}}\n"
     runs.config(steps, volumes={"/data": {"emptyDir": {}}})
@@ -567,3 +767,38 @@ def test_no_operator_and_no_definitions(admin: Admin, runs: Runs) -> None:
     finally:
         admin.make("deploy")
         admin.run(*scale, "--replicas=1")
+
+
+def rights(*folders: str, role: str) -> set[tuple[str, str]]:
+    """(resource.group, verb) that our Roles of this name give."""
+    return {
+        (f"{resource}.{group}", verb)
+        for folder in folders
+        for each in kustomized(ROOT / "deploy/k8s" / folder)
+        if each["kind"] in ("Role", "ClusterRole") and each["metadata"]["name"] == role
+        for rule in each["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_roles_give_what_is_used_and_no_more(admin: Admin, request: pytest.FixtureRequest) -> None:
+    """What all tests before made the operator and the launcher ask for. No other pod asks for anything: none has a token."""
+    if not admin.log.exists():
+        pytest.skip("the API server's log is not on this machine")
+    used: dict[str, set[tuple[str, str]]] = {"pods": set(), "pipelines": set()}
+    for who, resource, verb in admin.asked():
+        used.setdefault(who, set()).add((resource, verb))
+    launcher = rights("overlays/dev", role="pipelines-launcher")
+    operator = rights("operator", role="pipelines-operator")
+    elsewhere = {("pods/portforward.", "create")} | {each for each in operator if "/finalizers" in each[0]}
+    used["pipelines"].discard(("selfsubjectaccessreviews.authorization.k8s.io", "create"))  # which everybody may
+    assert used["pods"]
+    assert used["pods"] - operator == set()
+    assert used["pipelines"] - launcher == set()
+    ran = {item.name.partition("[")[0] for item in request.session.items}
+    if {name for name in globals() if name.startswith("test_")} <= ran:
+        # beside what newer or stricter clusters ask for
+        assert operator - used["pods"] - elsewhere == set()
+        assert launcher - used["pipelines"] - elsewhere == set()

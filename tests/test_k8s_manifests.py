@@ -109,35 +109,62 @@ def test_definitions_are_those_of_the_installed_operator() -> None:
     assert (len(same), other, missing) == (4, [], [])
 
 
-def unrestricted(spec: dict[str, Any]) -> list[str]:
-    """What of the Pod Security profile `restricted` a pod does not keep. (kubernetes.io/docs/concepts/security/pod-security-standards)"""
-    found = [key for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
-    allowed = {
-        "configMap",
-        "csi",
-        "downwardAPI",
-        "emptyDir",
-        "ephemeral",
-        "persistentVolumeClaim",
-        "projected",
-        "secret",
-    }
-    found += [f"volume {v['name']}" for v in spec.get("volumes", ()) if not (v.keys() - {"name"}) <= allowed]
+VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+SYSCTLS = {
+    "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range", "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_wmem",
+}  # fmt: skip
+SELINUX = ("", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
+HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe")
+
+
+def unrestricted(spec: dict[str, Any], annotations: dict[str, str] | None = None) -> list[str]:
+    """Which controls of the Pod Security profile `restricted` a pod does not keep: all that are published, as of Kubernetes 1.34.
+
+    (kubernetes.io/docs/concepts/security/pod-security-standards)
+    """
     pod = spec.get("securityContext", {})
-    for container in [*spec["containers"], *spec.get("initContainers", ())]:
-        own = container.get("securityContext", {})
-        both = {**pod, **own}
-        wanted = {
-            "runAsNonRoot": both.get("runAsNonRoot") is True,
-            "runAsUser": both.get("runAsUser") != 0,
-            "seccompProfile": both.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
-            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
-            "capabilities": own.get("capabilities", {}).get("drop") == ["ALL"]
-            and set(own.get("capabilities", {}).get("add", ())) <= {"NET_BIND_SERVICE"},
-            "privileged": not own.get("privileged"),
-            "hostPort": not any(port.get("hostPort") for port in container.get("ports", ())),
+    found = [key for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
+    found += [f"volume {v['name']}" for v in spec.get("volumes", ()) if not (v.keys() - {"name"}) <= VOLUMES]
+    found += [f"sysctl {each['name']}" for each in pod.get("sysctls", ()) if each["name"] not in SYSCTLS]
+    for key, value in (annotations or {}).items():
+        if key.startswith("container.apparmor.security.beta.kubernetes.io/") and not (
+            value in ("", "runtime/default") or value.startswith("localhost/")
+        ):
+            found.append("AppArmor annotation")
+    containers = [
+        each for kind in ("containers", "initContainers", "ephemeralContainers") for each in spec.get(kind, ())
+    ]
+    for name, own in [("pod", pod), *((each["name"], each.get("securityContext", {})) for each in containers)]:
+        linux = own.get("seLinuxOptions", {})
+        kept = {
+            "hostProcess": not own.get("windowsOptions", {}).get("hostProcess"),
+            "appArmorProfile": own.get("appArmorProfile", {}).get("type") in (None, "RuntimeDefault", "Localhost"),
+            "seLinuxOptions": linux.get("type", "") in SELINUX and not linux.get("user") and not linux.get("role"),
+            "seccompProfile": own.get("seccompProfile", {}).get("type") in (None, "RuntimeDefault", "Localhost"),
+            "runAsUser": own.get("runAsUser") != 0,
         }
-        found += [f"{container['name']}: {key}" for key, kept in wanted.items() if not kept]
+        found += [f"{name}: {key}" for key, is_kept in kept.items() if not is_kept]
+    for each in containers:
+        own = each.get("securityContext", {})
+        both = {**pod, **own}
+        drops = own.get("capabilities", {})
+        calls = [each.get(key, {}) for key in HANDLERS] + list(each.get("lifecycle", {}).values())
+        kept = {
+            "runAsNonRoot": both.get("runAsNonRoot") is True,
+            "seccompProfile": bool(both.get("seccompProfile")),
+            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+            "capabilities": "ALL" in drops.get("drop", ()) and set(drops.get("add", ())) <= {"NET_BIND_SERVICE"},
+            "privileged": not own.get("privileged"),
+            "procMount": own.get("procMount") in (None, "Default"),
+            "hostPort": not any(port.get("hostPort") for port in each.get("ports", ())),
+            "host of a probe": not any(
+                call.get(how, {}).get("host") for call in calls for how in ("httpGet", "tcpSocket")
+            ),
+        }
+        found += [f"{each['name']}: {key}" for key, is_kept in kept.items() if not is_kept]
     return found
 
 
@@ -151,7 +178,49 @@ def test_all_pods_keep_the_restricted_profile_and_carry_no_token() -> None:
     assert unrestricted(operator["spec"]["template"]["spec"]) == []
     for spec in [*specs, operator["spec"]["template"]["spec"]]:
         assert all(each["securityContext"]["readOnlyRootFilesystem"] for each in spec["containers"])
-    assert unrestricted({"containers": [{"name": "x", "securityContext": {"privileged": True}}], "hostPID": True})
+
+
+@pytest.mark.parametrize(
+    ("of_pod", "of_container", "expected"),
+    [
+        ({"hostNetwork": True}, {}, "hostNetwork"),
+        ({"hostPID": True}, {}, "hostPID"),
+        ({"hostIPC": True}, {}, "hostIPC"),
+        ({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, {}, "volume v"),
+        ({"volumes": [{"name": "v", "nfs": {"server": "a", "path": "/"}}]}, {}, "volume v"),
+        ({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}, {}, "sysctl kernel.msgmax"),
+        ({"securityContext": {"windowsOptions": {"hostProcess": True}}}, {}, "pod: hostProcess"),
+        ({"securityContext": {"appArmorProfile": {"type": "Unconfined"}}}, {}, "pod: appArmorProfile"),
+        ({"securityContext": {"seccompProfile": {"type": "Unconfined"}}}, {}, "pod: seccompProfile"),
+        ({"securityContext": {"runAsUser": 0}}, {}, "pod: runAsUser"),
+        ({}, {"securityContext": {"seLinuxOptions": {"type": "spc_t"}}}, "c: seLinuxOptions"),
+        ({}, {"securityContext": {"seLinuxOptions": {"user": "root"}}}, "c: seLinuxOptions"),
+        ({}, {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}, "c: seccompProfile"),
+        ({}, {"securityContext": {"runAsUser": 0}}, "c: runAsUser"),
+        ({}, {"securityContext": {"runAsNonRoot": False}}, "c: runAsNonRoot"),
+        ({}, {"securityContext": {"allowPrivilegeEscalation": None}}, "c: allowPrivilegeEscalation"),
+        ({}, {"securityContext": {"capabilities": {"drop": ["NET_RAW"]}}}, "c: capabilities"),
+        ({}, {"securityContext": {"capabilities": {"drop": ["ALL"], "add": ["SYS_TIME"]}}}, "c: capabilities"),
+        ({}, {"securityContext": {"privileged": True}}, "c: privileged"),
+        ({}, {"securityContext": {"procMount": "Unmasked"}}, "c: procMount"),
+        ({}, {"ports": [{"containerPort": 1, "hostPort": 1}]}, "c: hostPort"),
+        ({}, {"livenessProbe": {"httpGet": {"port": 1, "host": "elsewhere"}}}, "c: host of a probe"),
+        ({}, {"lifecycle": {"preStop": {"tcpSocket": {"port": 1, "host": "elsewhere"}}}}, "c: host of a probe"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["containers", "initContainers", "ephemeralContainers"])
+def test_what_is_not_restricted_is_seen(
+    kind: str, of_pod: dict[str, Any], of_container: dict[str, Any], expected: str
+) -> None:
+    """Each control of the profile, broken in a pod that keeps it."""
+    own = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    whole = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    container = {"name": "c", "securityContext": own}
+    assert unrestricted({kind: [container], "securityContext": whole}) == []
+    container |= {**of_container, "securityContext": own | of_container.get("securityContext", {})}
+    pod = {kind: [container], **of_pod, "securityContext": whole | of_pod.get("securityContext", {})}
+    assert unrestricted(pod) == [expected]
+    assert unrestricted({}, {"container.apparmor.security.beta.kubernetes.io/c": "unconfined"})
 
 
 def test_the_launchers_role_is_what_doctor_asks_for_and_no_more() -> None:

@@ -8,7 +8,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -125,9 +125,10 @@ class Cluster:
         self.stack.callback(self._unlisten)
 
     def _unlisten(self) -> None:
-        if self.client.status == "running":  # else the scheduler writes to who is gone, and says so
-            for topic in (TOPIC, "all"):
-                self.client.unsubscribe_topic(topic)
+        with suppress(*_GONE):
+            if self.client.status == "running":  # else the scheduler writes to who is gone, and says so
+                for topic in (TOPIC, "all"):
+                    self.client.unsubscribe_topic(topic)
 
     def died(self, worker: str, tasks: list[str]) -> None:
         """A worker is gone that had these tasks."""
@@ -151,8 +152,9 @@ class Cluster:
         self.stack.callback(self._unship, f"pipelines-{id(plugin):x}")
 
     def _unship(self, name: str) -> None:
-        if self.client.status == "running":
-            self.client.unregister_worker_plugin(name)
+        with suppress(*_GONE):  # nobody is there any more: then there is nothing to tidy
+            if self.client.status == "running":
+                self.client.unregister_worker_plugin(name)
 
     def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:
         with self._guarded():

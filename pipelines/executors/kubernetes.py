@@ -12,18 +12,21 @@ import os
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import dask
-from distributed import Client
+from distributed import Client, KilledWorker
 from distributed.versions import VersionMismatchWarning
 
 from pipelines.code import Code
 from pipelines.dashboard import answering
 from pipelines.errors import Issue, MachineError, PipelineError
+from pipelines.executors.base import Progress
 from pipelines.executors.cluster import Cluster, File, Project, compare
 from pipelines.graph import register_serializers
 from pipelines.k8s.api import Kube, Object
@@ -34,6 +37,8 @@ from pipelines.spec import Spec
 
 _LOOK_SECONDS = 2.0
 _SCHEDULER_SECONDS = 30
+_TOLD_SECONDS = 5
+"""After which a pod has said how it ended."""
 
 
 class Kubernetes(Cluster):
@@ -45,6 +50,8 @@ class Kubernetes(Cluster):
         self.files = travelling(spec)
         self.watch: Watch | None = None
         self.looked = 0.0
+        self.gone = deque[tuple[str, list[str], float]]()
+        """Workers, what they were at, and when they went: it is not known yet why."""
 
     @property
     def described(self) -> str:
@@ -135,10 +142,47 @@ class Kubernetes(Cluster):
             self.client.register_plugin(plugin, name=f"pipelines-{id(plugin):x}")
         self.stack.callback(self._unship, f"pipelines-{id(plugin):x}")
 
+    @property
+    def memory_text(self) -> str:
+        return f"{self.spec.executor.memory_limit or '2GiB'} of a worker's pod"
+
+    def died(self, worker: str, tasks: list[str]) -> None:
+        """Told by the client's loop, in which one cannot ask why."""
+        self.gone.append((worker, tasks, time.monotonic()))
+
+    def _explain(self, *, wait: bool = False) -> None:
+        """Why workers are gone. Of those whose pods have not said it yet: later, or `wait`."""
+        while self.gone:
+            worker, tasks, since = self.gone[0]
+            starved = self._starved(worker)
+            if not starved and self.watch is not None and time.monotonic() - since < _TOLD_SECONDS:
+                if not wait:
+                    return
+                time.sleep(0.5)
+                continue
+            if starved:
+                self.over_limit.add(worker)
+            self.gone.popleft()
+            super().died(worker, tasks)
+
+    def _starved(self, worker: str) -> bool:
+        """Whether it went for want of memory. In there nobody may ask for pods, but a worker pauses when most of its memory is taken."""
+        told = (event for _, event in self.client.get_events(worker) if isinstance(event, dict))
+        states = [event["status"] for event in told if event.get("action") == "worker-status-change"]
+        if states[-1:] == ["paused"]:
+            return True
+        return self.watch is not None and self.watch.state().starved_at(urlsplit(worker).hostname or "")
+
+    def _wait(self, futures: list[Any], names: set[str], progress: Progress) -> None:
+        super()._wait(futures, names, progress)
+        self._explain(wait=True)
+
     def _pause(self, waiting: list[Any]) -> None:
         super()._pause(waiting)
-        if self.watch is not None and time.monotonic() - self.looked > _LOOK_SECONDS:
-            self.watch.check()
+        if time.monotonic() - self.looked > _LOOK_SECONDS:
+            self._explain()
+            if self.watch is not None:
+                self.watch.check()
             self.looked = time.monotonic()
 
     @contextmanager
@@ -146,7 +190,11 @@ class Kubernetes(Cluster):
         """What the pods say goes beside what Dask says."""
         try:
             with super()._guarded():
-                yield
+                try:
+                    yield
+                except KilledWorker:
+                    self._explain(wait=True)
+                    raise
         except MachineError as error:
             if self.watch is not None and not error.notes:
                 with suppress(MachineError):

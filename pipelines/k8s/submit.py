@@ -225,7 +225,7 @@ def status(kube: Kube, name: str | None) -> list[str]:
             if message := (each["state"].get("terminated") or {}).get("message"):
                 with contextlib.suppress(ValueError):
                     lines.append(f"  ended with exit code {json.loads(message)['exit_code']}")
-    if issue := state.fatal():
+    if issue := state.fatal() or state.starved():
         lines.append(f"error: {issue}")
     return [*lines, *(f"event: {each}" for each in state.told())]
 

@@ -15,7 +15,7 @@ _OPERATOR_SECONDS = 20
 _PULL_SECONDS = 20
 """A registry may fail once."""
 _DEATHS = 3
-"""So often one worker's pod may run out of memory or crash."""
+"""So often one pod may run out of memory before it is of use, or crash."""
 _GONE_SECONDS = 120
 _NOW = (
     "ErrImageNeverPull",
@@ -51,6 +51,20 @@ class State:
                 return Issue(f"a pod is not let in: {event['message']}", "make deploy, or see `pipelines k8s doctor`")
         return None
 
+    def starved(self) -> Issue | None:
+        """A worker that runs out of memory again and again."""
+        for pod in self.of("worker"):
+            for each in pod["status"].get("containerStatuses", ()):
+                if _starved(each) and each.get("restartCount", 0) >= _DEATHS:
+                    what = f"the pod {pod['metadata']['name']} was OOMKilled {each['restartCount']} times: it took more memory than its limit"
+                    return Issue(what, "raise executor.memory_limit")
+        return None
+
+    def starved_at(self, address: str) -> bool:
+        """Whether the pod with this address ran out of memory last."""
+        pods = [pod for pod in self.of("worker") if pod["status"].get("podIP") == address]
+        return any(_starved(each) for pod in pods for each in pod["status"].get("containerStatuses", ()))
+
     def waiting(self) -> Iterator[Issue]:
         """What may mend itself, and did not until the deadline."""
         for event in reversed(self.events):
@@ -73,6 +87,16 @@ class State:
         return tuple(dict.fromkeys(lines))
 
 
+def _ended(status: Object) -> Object:
+    """How a container ended last."""
+    found: Object = status["state"].get("terminated") or status.get("lastState", {}).get("terminated") or {}
+    return found
+
+
+def _starved(status: Object) -> bool:
+    return _ended(status).get("reason") == "OOMKilled"
+
+
 def _fatal(pod: Object) -> Iterator[Issue]:
     name, status = pod["metadata"]["name"], pod["status"]
     role = pod["metadata"]["labels"].get(COMPONENT, "")
@@ -82,7 +106,7 @@ def _fatal(pod: Object) -> Iterator[Issue]:
         return
     for each in status.get("containerStatuses", ()):
         waiting = each["state"].get("waiting") or {}
-        last = each["state"].get("terminated") or each.get("lastState", {}).get("terminated") or {}
+        last = _ended(each)
         restarts = each.get("restartCount", 0)
         reason, said = waiting.get("reason"), waiting.get("message", "")
         if reason in _NOW:
@@ -92,11 +116,9 @@ def _fatal(pod: Object) -> Iterator[Issue]:
             yield Issue(
                 f"the pod {name} cannot start: its image {each['image']} is not pulled: {reason}: {said}", _IMAGE
             )
-        elif last.get("reason") == "OOMKilled" and (role != "worker" or restarts >= _DEATHS):
-            option = "scheduler_memory" if role != "worker" else "memory_limit"
-            remedy = f"raise executor.{'kubernetes.' if role != 'worker' else ''}{option}, or cut the input into more partitions"  # fmt: skip
-            times = f" {restarts} times" if role == "worker" else ""
-            yield Issue(f"the pod {name} was OOMKilled{times}: it took more memory than its limit", remedy)
+        elif last.get("reason") == "OOMKilled":
+            if role != "worker":  # of workers whoever drives the run knows what they were at
+                yield Issue(f"the pod {name} was OOMKilled: it took more memory than its limit", "raise executor.kubernetes.scheduler_memory")  # fmt: skip
         elif reason == "CrashLoopBackOff" and restarts >= _DEATHS:
             yield Issue(f"the pod {name} crashes again and again (exit code {last.get('exitCode')})", f"kubectl logs --previous {name} says why")  # fmt: skip
 
@@ -134,6 +156,8 @@ class Watch:
             state = self.check()
             if ready(state):
                 return state
+            if issue := state.starved():
+                raise self.failed(state, issue)
             passed = time.monotonic() - self.began
             if not state.pods and not state.events and passed > _OPERATOR_SECONDS:
                 raise self.failed(state, Issue(f"no operator acts on {self.name}: {_OPERATOR_SECONDS} s have passed and nothing was made", "make deploy; then kubectl logs --namespace pipelines-system deployment/pipelines-operator"))  # fmt: skip

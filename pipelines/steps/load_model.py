@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from pipelines.errors import ConfigError, Issue
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.types import Schema, parse_dtype
 from pipelines.values import Model
@@ -43,6 +44,16 @@ class LoadModel(Step):
     example: ClassVar[str] = "load_model: data/models/direction.model"
 
     path: str = Field(min_length=1, description="The file, relative to the project.")
+
+    def patterns(self) -> Sequence[str]:
+        return [self.path]
+
+    def matching(self, root: Path, pattern: str) -> Sequence[str]:
+        if not (root / pattern).is_file():
+            raise ConfigError(
+                Issue(f"there is no file {pattern}", f"it is looked for in {root}; `save_model` writes it")
+            )
+        return [str(root / pattern)]
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         from pipelines.learning.features import lags_of
