@@ -286,15 +286,15 @@ def _limits(staged: Staged, counts: Mapping[str, int], names: Mapping[str, str])
 
 
 def _compute(executor: Executor, staged: Staged, lowered: Lowered, progress: Progress) -> dict[str, list[Part]]:
-    """Checkpoints first, each kept until the last that reads it is done; then all ends at once."""
+    """Tables to be kept in memory first, each until the last that reads it is done; then all ends at once. A durable table is not
+    waited for: what reads a partition goes on with it, and it need not be in memory any longer."""
     graph: Graph = dict(lowered.graph)
     ends = {target: ending_keys(staged, lowered, target) for target in staged.targets}
     final = [key for keys in ends.values() for key in keys]
     kept = [
-        # what is loaded need not be held: it can be loaded again
         [key for stage in stages for key in _to_make(lowered, stage)]
         for name, stages in staged.tables.items()
-        if staged.plan.nodes[name].checkpoint
+        if staged.plan.nodes[name].checkpoint == "memory"
     ]
     for i, keys in enumerate(kept):
         if not keys:
