@@ -32,7 +32,7 @@ TOP = {
 }
 COMMON = {
     "from": "The step whose table (array, model, ...) is the input; for some kinds a list of steps. Default: the nearest step above that gives what is taken.",
-    "checkpoint": "`memory` keeps the table in memory (Dask's `persist()`) until its last use; `disk` keeps a durable copy as well, for later runs.",
+    "checkpoint": "`memory` keeps the table in memory (Dask's `persist()`) until its last use; `disk` keeps a durable copy, for later runs; what reads a partition does not wait for the others.",
     "retries": "How often a task is tried again when what failed may pass: a read or write that was interrupted, a connection. Default: 3.",
     "timeout": "Ends the run when the step's tasks take longer in all, as `90 s` or `2 h`. Default: never.",
     "description": "Text for people.",

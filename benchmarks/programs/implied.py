@@ -11,7 +11,7 @@ def volatility(prices: pl.DataFrame) -> pl.DataFrame:
     close, strike = prices["Close"].to_numpy(), np.maximum(prices["Low"].to_numpy(), 0.01)
     low, high = np.full(len(close), 1e-4), np.full(len(close), 8.0)
     moneyness = np.log(np.maximum(close, 0.01) / strike)
-    for _ in range(24):
+    for _ in range(60):
         middle = (low + high) / 2
         deviation = middle * np.sqrt(1 / 12)
         above = moneyness / deviation + deviation / 2
