@@ -567,6 +567,31 @@ def test_lags_are_those_of_the_group_before_and_the_same_everywhere(
         ).plan()
 
 
+def test_a_row_sees_no_lag_of_a_later_part(learn: Make, table: pl.DataFrame) -> None:
+    """Whatever the split: the test part's numbers change nothing that is fitted, and its own lags are those of all rows."""
+    steps = LAGGED.split("  m:")[0].replace("time: id, test_from: 4500", "test: 0.3, validation: 0.2, by: id")
+    steps += "  w: {from: parts, write: {path: '${run}/p.parquet'}}\n"
+    run = learn(steps, table).run("threads", to="w")
+    path = run.outputs["w"].path
+    assert path is not None
+    part = pl.read_parquet(path).select("id", "part")
+    poisoned = table.join(part, on="id", maintain_order="left").with_columns(
+        a=pl.when(pl.col("part") == "test").then(1e6).otherwise("a")
+    )
+    fitted, other = model(learn(steps, table)), model(learn(steps, poisoned.select(table.columns)))
+    assert other.features.plain() == fitted.features.plain()
+    assert np.array_equal(other.estimator.coef_, fitted.estimator.coef_)
+
+
+@pytest.mark.parametrize("folds", ["", ", by: id"])
+def test_folds_that_cut_the_lags_groups_are_refused(learn: Make, table: pl.DataFrame, folds: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"learnt from lags that are rows of the fold(.|\n)*by: \[kind\], or time: id"
+    ):
+        learn(LAGGED.replace("time: id, folds: 2", f"folds: 2{folds}"), table).plan()
+    learn(LAGGED.replace("time: id, folds: 2", "folds: 2, by: kind"), table).plan()
+
+
 def test_a_groups_lags_do_not_see_other_groups(learn: Make, table: pl.DataFrame) -> None:
     """Another group's numbers change: this group's predictions stay."""
     steps = LAGGED.replace("${run}/p.parquet", "${run}/p.parquet").replace("impute: true", "impute: true")

@@ -185,7 +185,8 @@ _CLOCK = r"(\d{1,2}:\d{1,2}(?::\d{1,2}(?:\.\d+)?)?)"
 
 
 def cast(x: Typed, target: pl.DataType, strict: bool) -> Typed:
-    """number <-> number, boolean; date <-> datetime -> time; every scalar <-> string, but not from a zoned datetime."""
+    """number <-> number, boolean; date <-> datetime -> time; every scalar <-> string, but not from a zoned datetime;
+    enum and categorical -> string."""
     source, wanted = kind(x.dtype), kind(target)
     numeric = NUMBER | {"boolean"}
     zones = {t.time_zone for t in (x.dtype, target) if isinstance(t, pl.Datetime)}
@@ -196,7 +197,7 @@ def cast(x: Typed, target: pl.DataType, strict: bool) -> Typed:
         or (source in MOMENT and wanted in MOMENT and len(zones) == 1)
         or (source == "datetime" and wanted == "time")
         or (source == wanted == "duration")
-        or (wanted == "string" and source in SCALAR - {"duration"})
+        or (wanted == "string" and (source in SCALAR - {"duration"} or isinstance(x.dtype, pl.Enum | pl.Categorical)))
         or (source == "string" and wanted in SCALAR - {"duration"} and zones <= {None})
     )
     if not allowed:

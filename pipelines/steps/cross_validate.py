@@ -13,7 +13,7 @@ from pipelines.steps.base import Context, Problems, Step, Texts
 from pipelines.steps.features import lagging
 from pipelines.steps.train import Learning, Learnt, Setup, setup
 from pipelines.types import Schema, dtype_name
-from pipelines.values import Metrics, Value
+from pipelines.values import Features, Metrics, Value
 from pipelines.work import Builder, Ref, Work
 
 
@@ -53,6 +53,11 @@ def folded(step: Any, schema: Schema, problems: Problems, context: Context) -> S
             f"{found.chosen.short} clusters: there is nothing to try its predictions on",
             "take a classifier or a regressor",
         )
+    lags = next((value.lags for value in context.values if isinstance(value, Features)), None)
+    if lags is not None and step.time is None and not (step.by and {*step.by} <= {*lags.by}):
+        what = "a fold by rows would be learnt from lags that are rows of the fold it is tried on"
+        together = f"by: [{', '.join(lags.by)}], or " if lags.by else ""
+        problems.add((), what, f"{together}time: {lags.order[0]}")
     if problems.issues or found is None:
         return None
     by = tuple(step.by or ()) if step.by or step.time else tuple(sorted(found.reads - {PART}))

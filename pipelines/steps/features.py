@@ -44,12 +44,18 @@ def lagging(schema: Schema, values: Sequence[Value], problems: Problems) -> Step
     for name in lags.names:
         if name in schema:
             problems.add((), f"the table has a column {name!r} already, which is to be a lag", "drop or rename it")
-    return None if problems.issues else window(lags)
+    return None if problems.issues else window(lags, parted=isinstance(schema.get(PART), pl.Enum))
 
 
-def window(lags: Lags) -> Step:
+def window(lags: Lags, parted: bool) -> Step:
+    """`parted`: a row sees none of a part that comes after its own: train, validation, test."""
     quoted = {name: '"' + of.replace('"', '""') + '"' for name, (of, _) in lags.names.items()}
     made = {name: f"lag({quoted[name]}, {n})" for name, (_, n) in lags.names.items()}
+    if parted:
+        for name, (_, n) in lags.names.items():
+            own, its = f'CAST("{PART}" AS text)', f'lag(CAST("{PART}" AS text), {n})'
+            later = f"{own} = 'train' AND {its} <> 'train' OR {own} = 'validation' AND {its} = 'test'"
+            made[name] = f"CASE WHEN {later} THEN NULL ELSE {made[name]} END"
     return Window.model_validate({"partition_by": list(lags.by), "order_by": list(lags.order), **made})
 
 
