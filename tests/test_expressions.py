@@ -405,6 +405,14 @@ def test_what_is_not_wanted_cannot_fail(text: str, duck: duckdb.DuckDBPyConnecti
     assert got.to_list() == [row[0] for row in duck.execute(f"select {safe} from x").fetchall()]
 
 
+@pytest.mark.parametrize("dtype", [pl.Enum(["a", "b"]), pl.Categorical()])
+def test_categories_become_text(dtype: pl.DataType) -> None:
+    frame = pl.DataFrame({"c": pl.Series(["b", None, "a"], dtype=dtype)})
+    typed = parse("CAST(c AS text) || '!'").bind(dict(frame.schema))
+    assert typed.dtype == pl.String
+    assert frame.select(typed.expr).to_series().to_list() == ["b!", None, "a!"]
+
+
 def test_aggregates_are_handed_over() -> None:
     seen: list[tuple[str, pl.DataType | None, bool]] = []
 
