@@ -576,6 +576,8 @@ OPERATORS = "+|-|*|/|//|%|**|^|=|<>|<|>=|==|!=|and|or||||like|not like|in (1, 2)
 def test_operators_bind_as_in_duckdb(rest: list[tuple[str, str]], first: str) -> None:
     """Without brackets, whatever both take means the same."""
     text = " ".join([first, *(f"{op} {operand}" for op, operand in rest)]).replace("\0", "||")
+    if ("**" in text or "^" in text) and ("%" in text or "//" in text):
+        reject()  # of a power that differs in its last place anything may be left
     try:
         typed = parse(text).bind(sql_cases.SCHEMA)
         wanted = TABLE.execute(f"select {text} from x").fetchall()

@@ -82,7 +82,8 @@ class Serial:
 
 @contextmanager
 def _limited(progress: Progress) -> Iterator[None]:
-    """Interrupts what the main thread waits for when a step is overdue, as Ctrl-C does. In other threads nothing can."""
+    """Interrupts what the main thread waits for when a step is overdue, as Ctrl-C does (which is ignored by what a shell started
+    in the background). In other threads nothing can."""
     if not progress.limits or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -92,9 +93,10 @@ def _limited(progress: Progress) -> Iterator[None]:
         while not done.wait(0.1):
             if limit := progress.overdue:
                 passed.append(limit)
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                 return
 
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
@@ -106,6 +108,7 @@ def _limited(progress: Progress) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 class Threads(Serial):
