@@ -178,7 +178,7 @@ def test_the_record_of_a_killed_run(projects: dict[str, tuple[Path, dict[str, st
     project, _ = projects["stocks"]
     shutil.rmtree(project / "runs/.store", ignore_errors=True)
     process = start(project, "serial")
-    while len(manifests(project)) < 5:
+    while len(manifests(project)) < 12:
         time.sleep(0.02)
     assert past(project)[-1].state == "running"
     process.kill()
@@ -193,6 +193,6 @@ def test_the_record_of_a_killed_run(projects: dict[str, tuple[Path, dict[str, st
     assert main(["runs", "show"]) == 0
     said = load(project / "c.yaml").run("threads")
     facts = json.loads((said.folder / "record.json").read_text())
-    assert facts["checkpoints"]["slow"]["reused"] >= 4
+    assert facts["checkpoints"]["slow"]["reused"] >= 3
     assert main(["runs", "compare", killed.folder.name, "last"]) == 0
     assert "reused" in facts["checkpoints"]["slow"]["did"]
