@@ -148,7 +148,7 @@ def resume(data: Data, work: Path) -> Case:
         ("small", "filter: Close > 0", "m: avg(Open)", ", checkpoint: disk"),
         ("all", "filter: Close > 0", all_columns, ""),
         ("large", "filter: Close > 0, checkpoint: disk", all_columns, ""),
-        ("long", "python: {function: implied:volatility, schema: {Date: date, volatility: float64}}, checkpoint: disk", "m: avg(volatility)", ", checkpoint: disk"),
+        ("long", "python: {function: implied:volatility, schema: {Date: date, volatility: float64}}, checkpoint: disk", "m: avg(volatility)", ""),
     ):  # fmt: skip
         config = work / f"{name}.yaml"
         config.write_text(

@@ -1,5 +1,4 @@
-"""killed.py STORE COMMAND...: runs the command without what is in the store, and kills it when it has kept 36 of 40 partitions
-of both its tables."""
+"""killed.py STORE COMMAND...: runs the command without what is in the store, and kills it when it has kept 36 of 40 partitions."""
 
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 store, command = Path(sys.argv[1]), sys.argv[2:]
 shutil.rmtree(store, ignore_errors=True)
 process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-while process.poll() is None and len(list(store.glob("v1/*/*.parquet"))) < 72:
+while process.poll() is None and len(list(store.glob("v1/*/*.parquet"))) < 36:
     time.sleep(0.01)
 if process.poll() is not None:
     sys.exit("it was done before it was killed")
