@@ -163,12 +163,8 @@ class Learner:
         self, builder: Builder, part: str, index: tuple[int, ...], blocks: Sequence[Ref], classes: Ref | None, best: Ref
     ) -> Ref:
         """The fit on all rows, of the one of several trials that was best: `best` is their ranking, the index ends in the trial's number."""
-        if self.chosen.how == "one_worker":
-            return builder.task(part, index, Only(Whole(self.chosen, None), index[-1]), list(blocks), classes, best)
-        if self.chosen.how == "dask":
-            from pipelines.learning.distributed import OnDask
-
-            return builder.task(part, index, Only(OnDask(self.chosen, None), index[-1]), list(blocks), classes, best)
+        if self.chosen.how in ("one_worker", "dask"):
+            return builder.task(part, index, Only(self._whole(None), index[-1]), list(blocks), classes, best)
         return self.lower(builder, part, index, blocks, classes, None)
 
     def _one_worker(
@@ -180,12 +176,14 @@ class Learner:
         classes: Ref | None,
         fold: int | None,
     ) -> Ref:
-        whole = Whole(self.chosen, fold)
+        return builder.task(part, index, self._whole(fold), list(blocks), classes)
+
+    def _whole(self, fold: int | None) -> Whole:
         if self.chosen.how == "dask":
             from pipelines.learning.distributed import OnDask
 
-            whole = OnDask(self.chosen, fold)
-        return builder.task(part, index, whole, list(blocks), classes)
+            return OnDask(self.chosen, fold)
+        return Whole(self.chosen, fold)
 
 
 def _most(params: Mapping[str, Any], usual: int) -> int:
