@@ -634,13 +634,14 @@ def test_a_worker_that_needs_too_much_memory(runs: Runs) -> None:
     code, said = runs.run("k8s", "submit", "config.yaml", "--wait")
     assert code == 4, said
     assert "tried again in smaller partitions" in said
-    assert "error: workers ran out of memory in big: it needs more than the 600MiB of a worker's pod" in said
+    # what takes all at once is not always seen to be short of memory; the launcher sees the pods
+    assert re.search(r"error: workers (ran out of memory|died again and again) in big: it needs more than the 600MiB of a worker's pod", said), said  # fmt: skip
     assert "raise executor.memory_limit" in said
+    assert "OOMKilled, for want of memory: " in said
     assert "Traceback" not in said
     (record,) = runs.project.glob("runs/*/record.json")
     losses = json.loads(record.read_text())["losses"]
-    # a worker that takes all at once may be told as one that died
-    assert [each["why"] for each in losses].count("it needed more memory than it may have") >= 3
+    assert {stage for each in losses for stage in each["stages"]} == {"big"}
 
 
 def test_want_of_memory_is_tried_in_smaller_partitions(admin: Admin, runs: Runs) -> None:

@@ -203,6 +203,11 @@ class Cluster:
         said = f"workers ran out of memory in {stage}: it needs more than the {self.memory_text}"
         return OutOfMemory(Issue(said, "raise executor.memory_limit, take fewer threads for each worker, or cut the input into more partitions"))  # fmt: skip
 
+    def killed(self, stage: str) -> MachineError:
+        """Workers died, nobody knows of what."""
+        said = f"worker processes died again and again while they ran {stage}"
+        return MachineError(Issue(said, "look at the system's log: it may be the out-of-memory killer (then see executor.memory_limit), or code that crashes"))  # fmt: skip
+
     @property
     def memory_text(self) -> str:
         """What a worker may have, in words."""
@@ -214,10 +219,7 @@ class Cluster:
         try:
             yield
         except KilledWorker as error:
-            if self.deaths:
-                raise self.out_of_memory() from None
-            said = f"worker processes died again and again while they ran {_stage(str(error.task))}"
-            raise MachineError(Issue(said, "look at the system's log: it may be the out-of-memory killer (then see executor.memory_limit), or code that crashes")) from None  # fmt: skip
+            raise self.out_of_memory() if self.deaths else self.killed(_stage(str(error.task))) from None
         except PipelineError:
             raise
         except Exception as error:

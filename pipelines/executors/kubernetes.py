@@ -26,7 +26,7 @@ from distributed.versions import VersionMismatchWarning
 from pipelines.code import Code
 from pipelines.dashboard import answering
 from pipelines.errors import Issue, MachineError, PipelineError
-from pipelines.executors.base import Progress
+from pipelines.executors.base import OutOfMemory, Progress
 from pipelines.executors.cluster import Cluster, File, Project, compare
 from pipelines.graph import register_serializers
 from pipelines.k8s.api import Kube, Object
@@ -145,6 +145,12 @@ class Kubernetes(Cluster):
     @property
     def memory_text(self) -> str:
         return f"{self.spec.executor.memory_limit or '2GiB'} of a worker's pod"
+
+    def killed(self, stage: str) -> MachineError:
+        if self.watch is not None:
+            return super().killed(stage)
+        said = f"workers died again and again in {stage}: it needs more than the {self.memory_text}, or it crashes"
+        return OutOfMemory(Issue(said, "raise executor.memory_limit if the pods were OOMKilled, else see what its code does"))  # fmt: skip
 
     def died(self, worker: str, tasks: list[str]) -> None:
         """Told by the client's loop, in which one cannot ask why."""

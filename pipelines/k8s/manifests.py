@@ -130,6 +130,8 @@ def _cluster(setting: Setting, workers: int | None = None) -> Object:
     worker = _container(setting, "worker", args, cpu=options.cpu, memory=str(memory), threads=setting.threads)
     # as large as the number of tasks at once: smaller, they wait for one another
     worker["env"].append(_env("POLARS_MAX_THREADS", str(setting.threads)))
+    # a worker that takes much at once says that it pauses before it is killed: in there nothing else tells why it died
+    worker["env"].append(_env("DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL", "20ms"))
     worker["ports"] = [_port("http-dashboard", 8788)]
     worker["lifecycle"] = {"preStop": {"exec": {"command": ["python", "-m", "pipelines.k8s.retire"]}}}
     worker["volumeMounts"].append({"name": "scratch", "mountPath": "/scratch"})

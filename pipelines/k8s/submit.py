@@ -72,7 +72,7 @@ def follow(
         raise MachineError(Issue(f"there is no run {name} in the namespace {kube.namespace}", "pipelines k8s status lists them"))  # fmt: skip
     watch = Watch(kube, name, start_timeout=start_timeout)
     watch.until(lambda state: bool(_phase(state)), "the job's pod did not start")
-    lines, home = list[str](), list[Path]()
+    lines, home, starved = list[str](), list[Path](), set[str]()
     with ExitStack() as stack:
         shown = _Dashboard(kube, note)
         stack.callback(shown.close)
@@ -98,6 +98,7 @@ def follow(
                                 say(line)
                     if time.monotonic() - looked > _LOOK_SECONDS:
                         state, looked = watch.check(), time.monotonic()
+                        starved |= state.oom_killed()
                         shown.open(state)
                         if _phase(state) in ("Succeeded", "Failed") and said.empty() and not line:
                             break
@@ -107,6 +108,8 @@ def follow(
             lost += 1  # the log's connection ended, the pod did not
             time.sleep(min(lost, 5))
         code = _code(watch, state, name)
+    if code and starved:  # the driver may not ask for pods
+        note(f"OOMKilled, for want of memory: {', '.join(sorted(starved))}")
     if home:
         (home[0] / "log.txt").write_text("\n".join(lines) + "\n")
         note(f"record, results and log: {', '.join(map(str, home))}")

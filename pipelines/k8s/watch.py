@@ -60,6 +60,14 @@ class State:
                     return Issue(what, "raise executor.memory_limit")
         return None
 
+    def oom_killed(self) -> set[str]:
+        """The names of workers' pods that ran out of memory last."""
+        return {
+            pod["metadata"]["name"]
+            for pod in self.of("worker")
+            if any(_starved(each) for each in pod["status"].get("containerStatuses", ()))
+        }
+
     def starved_at(self, address: str) -> bool:
         """Whether the pod with this address ran out of memory last."""
         pods = [pod for pod in self.of("worker") if pod["status"].get("podIP") == address]
