@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
-from pipelines import expressions
 from pipelines.code import Function, FunctionError, find
 from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.order import Order
@@ -19,6 +18,9 @@ from pipelines.source import Node
 from pipelines.types import NAMED, Schema, dtype_name
 from pipelines.values import Kind, Value
 from pipelines.work import Output, Work
+
+if TYPE_CHECKING:
+    from pipelines import expressions
 
 Apply = Callable[[pl.LazyFrame], pl.LazyFrame]
 Columns = frozenset[str]
@@ -321,6 +323,8 @@ class Problems:
         on_window: expressions.OnWindow | None = None,
     ) -> tuple[expressions.Typed, Columns] | None:
         """The expression bound to the input's types, and the columns it reads."""
+        from pipelines import expressions  # takes a while, and arrays need none
+
         try:
             parsed = expressions.parse(text)
             return parsed.bind(schema, on_aggregate, on_window), parsed.columns

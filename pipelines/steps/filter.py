@@ -6,7 +6,6 @@ from typing import ClassVar
 import polars as pl
 from pydantic import Field
 
-from pipelines.expressions import parse
 from pipelines.steps.base import Columns, Context, Operation, Problems, Sql, Step
 from pipelines.types import Schema, dtype_name
 
@@ -43,6 +42,8 @@ class Filter(Step):
     where: Sql = Field(description="An SQL condition over the input's columns.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Filtered | None:
+        from pipelines.expressions import parse  # takes a while, and every plan imports this kind
+
         found = problems.expression(("where",), self.where, schema)
         if found is None:
             return None
