@@ -5,7 +5,7 @@ converged passes its state on, which costs no more than the tasks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,21 +34,46 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """One fit's tasks: what they are called and counted by, and what they take."""
+
+    builder: Builder
+    part: str
+    index: tuple[int, ...]
+    blocks: Sequence[Ref]
+    classes: Ref | None
+    fold: int | None = None
+
+    def task(self, part: str, index: tuple[int, ...], function: Callable[..., Any], *arguments: Any) -> Ref:
+        return self.builder.task(f"{self.part}-{part}", (*self.index, *index), function, *arguments)
+
+    def last(self, function: Callable[..., Any], *arguments: Any) -> Ref:
+        return self.builder.task(self.part, self.index, function, *arguments)
+
+    def each(
+        self, function: Callable[..., Any], *arguments: Any, part: str = "sum", step: tuple[int, ...] = ()
+    ) -> list[Ref]:
+        """Of every block."""
+        return [self.task(part, (*step, i), function, block, *arguments) for i, block in enumerate(self.blocks)]
+
+    def tree(self, sums: list[Ref], add: Callable[..., Any], step: tuple[int, ...] = ()) -> Ref:
+        """Sums in groups, always the same ones."""
+        level = 0
+        while len(sums) > 1:
+            level += 1
+            groups = [sums[i : i + _FAN_IN] for i in range(0, len(sums), _FAN_IN)]
+            sums = [self.task("add", (*step, level, i), add, group) for i, group in enumerate(groups)]
+        return sums[0]
+
+
+@dataclass(frozen=True)
 class Learner:
-    """One fit: which estimator, of which fold's complement, of how many classes."""
+    """Which estimator, and how it is fitted."""
 
     chosen: Chosen
     epochs: int = 1
 
-    def lower(
-        self,
-        builder: Builder,
-        part: str,
-        index: tuple[int, ...],
-        blocks: Sequence[Ref],
-        classes: Ref | None,
-        fold: int | None,
-    ) -> Ref:
+    def lower(self, fit: Fit) -> Ref:
         """Adds the tasks of one fit; its last gives a `Fitted`."""
         how = {
             "newton": self._newton,
@@ -58,125 +83,57 @@ class Learner:
             "one_worker": self._one_worker,
             "dask": self._one_worker,
         }[self.chosen.how]
-        return how(builder, part, index, blocks, classes, fold)
+        return how(fit)
 
-    def _newton(
-        self,
-        builder: Builder,
-        part: str,
-        index: tuple[int, ...],
-        blocks: Sequence[Ref],
-        classes: Ref | None,
-        fold: int | None,
-    ) -> Ref:
+    def gated(self, fit: Fit, best: Ref) -> Ref:
+        """The fit on all rows, of the one of several trials that was best: `best` is their ranking, the index ends in the trial's number."""
+        if self.chosen.how in ("one_worker", "dask"):
+            return fit.last(Only(self._whole(None), fit.index[-1]), list(fit.blocks), fit.classes, best)
+        return self.lower(fit)
+
+    def _newton(self, fit: Fit) -> Ref:
         params = dict(self.chosen.params)
         newton = Newton(
             C=float(params.get("C", 1.0)) if params.get("penalty", "l2") == "l2" else np.inf,
             intercept=bool(params.get("fit_intercept", True)),
-            fold=fold,
+            fold=fit.fold,
         )
-        steps = _most(params, _NEWTON)
-        state = builder.task(f"{part}-start", index, newton.start, classes)
-        return self._steps(builder, part, index, blocks, newton, state, steps, newton.fitted)
+        return self._steps(fit, newton, fit.task("start", (), newton.start, fit.classes), _NEWTON)
 
-    def _lloyd(
-        self,
-        builder: Builder,
-        part: str,
-        index: tuple[int, ...],
-        blocks: Sequence[Ref],
-        classes: Ref | None,
-        fold: int | None,
-    ) -> Ref:
+    def _lloyd(self, fit: Fit) -> Ref:
         params = dict(self.chosen.params)
-        lloyd = Lloyd(
-            int(params.get("n_clusters", 8)), float(params.get("tol", 1e-4)), int(params.get("random_state") or 0), fold
-        )
-        samples = [
-            builder.task(f"{part}-sample", (*index, i), lloyd.sample, block, len(blocks))
-            for i, block in enumerate(blocks)
-        ]
-        state = builder.task(f"{part}-start", index, lloyd.start, samples)
-        return self._steps(builder, part, index, blocks, lloyd, state, _most(params, _LLOYD), lloyd.fitted)
+        clusters, tolerance = int(params.get("n_clusters", 8)), float(params.get("tol", 1e-4))
+        lloyd = Lloyd(clusters, tolerance, int(params.get("random_state") or 0), fit.fold)
+        samples = fit.each(lloyd.sample, len(fit.blocks), part="sample")
+        return self._steps(fit, lloyd, fit.task("start", (), lloyd.start, samples), _LLOYD)
 
-    def _steps(
-        self,
-        builder: Builder,
-        part: str,
-        index: tuple[int, ...],
-        blocks: Sequence[Ref],
-        method: Any,
-        state: Ref,
-        steps: int,
-        fitted: Callable[..., Any],
-    ) -> Ref:
-        for step in range(steps):
-            sums = [
-                builder.task(f"{part}-sum", (*index, step, i), method.partial, block, state)
-                for i, block in enumerate(blocks)
-            ]
-            state = builder.task(
-                f"{part}-step",
-                (*index, step),
-                method.update,
-                _tree(builder, f"{part}-add", (*index, step), sums, _added),
-                state,
-            )
-        return builder.task(part, index, fitted, state, self.chosen)
+    def _steps(self, fit: Fit, method: Newton | Lloyd, state: Ref, usual: int) -> Ref:
+        """Each costs a task a block, also when the fit has converged before."""
+        params = dict(self.chosen.params)
+        for step in range(min(int(params["max_iter"]), _STEPS) if "max_iter" in params else usual):
+            total = fit.tree(fit.each(method.partial, state, step=(step,)), _added, (step,))
+            state = fit.task("step", (step,), method.update, total, state)
+        return fit.last(method.fitted, state, self.chosen)
 
-    def _least_squares(
-        self,
-        builder: Builder,
-        part: str,
-        index: tuple[int, ...],
-        blocks: Sequence[Ref],
-        classes: Ref | None,
-        fold: int | None,
-    ) -> Ref:
+    def _least_squares(self, fit: Fit) -> Ref:
+        params = dict(self.chosen.params)
         squares = LeastSquares(
-            float(dict(self.chosen.params).get("alpha", 1.0)) if self.chosen.short == "Ridge" else 0.0,
-            bool(dict(self.chosen.params).get("fit_intercept", True)),
-            fold,
+            float(params.get("alpha", 1.0)) if self.chosen.short == "Ridge" else 0.0,
+            bool(params.get("fit_intercept", True)),
+            fit.fold,
         )
-        sums = [builder.task(f"{part}-sum", (*index, i), squares.partial, block) for i, block in enumerate(blocks)]
-        return builder.task(
-            part, index, squares.fitted, _tree(builder, f"{part}-add", index, sums, squares.added), self.chosen
-        )
+        return fit.last(squares.fitted, fit.tree(fit.each(squares.partial), squares.added), self.chosen)
 
-    def _partial_fit(
-        self,
-        builder: Builder,
-        part: str,
-        index: tuple[int, ...],
-        blocks: Sequence[Ref],
-        classes: Ref | None,
-        fold: int | None,
-    ) -> Ref:
-        chain = Chain(self.chosen, fold)
-        state = builder.task(f"{part}-start", index, chain.start, classes)
+    def _partial_fit(self, fit: Fit) -> Ref:
+        chain = Chain(self.chosen, fit.fold)
+        state = fit.task("start", (), chain.start, fit.classes)
         for epoch in range(self.epochs):
-            for i, block in enumerate(blocks):
-                state = builder.task(f"{part}-step", (*index, epoch, i), chain.step, state, block)
-        return builder.task(part, index, chain.fitted, state)
+            for i, block in enumerate(fit.blocks):
+                state = fit.task("step", (epoch, i), chain.step, state, block)
+        return fit.last(chain.fitted, state)
 
-    def gated(
-        self, builder: Builder, part: str, index: tuple[int, ...], blocks: Sequence[Ref], classes: Ref | None, best: Ref
-    ) -> Ref:
-        """The fit on all rows, of the one of several trials that was best: `best` is their ranking, the index ends in the trial's number."""
-        if self.chosen.how in ("one_worker", "dask"):
-            return builder.task(part, index, Only(self._whole(None), index[-1]), list(blocks), classes, best)
-        return self.lower(builder, part, index, blocks, classes, None)
-
-    def _one_worker(
-        self,
-        builder: Builder,
-        part: str,
-        index: tuple[int, ...],
-        blocks: Sequence[Ref],
-        classes: Ref | None,
-        fold: int | None,
-    ) -> Ref:
-        return builder.task(part, index, self._whole(fold), list(blocks), classes)
+    def _one_worker(self, fit: Fit) -> Ref:
+        return fit.last(self._whole(fit.fold), list(fit.blocks), fit.classes)
 
     def _whole(self, fold: int | None) -> Whole:
         if self.chosen.how == "dask":
@@ -184,22 +141,6 @@ class Learner:
 
             return OnDask(self.chosen, fold)
         return Whole(self.chosen, fold)
-
-
-def _most(params: Mapping[str, Any], usual: int) -> int:
-    """Steps in the graph: each costs a task a block, also when a fit has converged before."""
-    return min(int(params["max_iter"]), _STEPS) if "max_iter" in params else usual
-
-
-def _tree(builder: Builder, part: str, index: tuple[int, ...], sums: list[Ref], add: Callable[..., Any]) -> Ref:
-    """Sums in groups, always the same ones."""
-    level = 0
-    while len(sums) > 1:
-        level += 1
-        sums = [
-            builder.task(part, (*index, level, i), add, sums[i : i + _FAN_IN]) for i in range(0, len(sums), _FAN_IN)
-        ]
-    return sums[0]
 
 
 def _added(found: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:

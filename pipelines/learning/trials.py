@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.learning.blocks import Held, one_thread
 from pipelines.learning.estimators import Chosen
-from pipelines.learning.fitting import Fitted, Learner, Whole
+from pipelines.learning.fitting import Fit, Fitted, Learner, Whole
 from pipelines.learning.scores import LARGER_IS_BETTER, classified, final, merged, regressed
 from pipelines.work import Builder, Ref
 
@@ -48,36 +48,19 @@ class Judged:
 
 
 def trial(
-    builder: Builder,
-    part: str,
-    index: tuple[int, ...],
-    learner: Learner,
-    tried: Mapping[int, list[Ref]],
-    classes: Ref | None,
+    builder: Builder, number: int, learner: Learner, tried: Mapping[int, list[Ref]], classes: Ref | None
 ) -> list[Ref]:
     """Adds the fits and scores of one estimator; of each fold its metrics."""
-    found = list[Ref]()
-    for k, (fold, blocks) in enumerate(tried.items()):
-        fitted = learner.lower(builder, f"{part}-fit", (*index, k), blocks, classes, fold)
-        found.append(scored(builder, part, (*index, k), learner.chosen.task, fold, blocks, fitted, classes))
-    return found
+    fits = [Fit(builder, "trial", (number, k), blocks, classes, fold) for k, (fold, blocks) in enumerate(tried.items())]
+    return [scored(fit, learner.chosen.task, learner.lower(fit)) for fit in fits]
 
 
-def scored(
-    builder: Builder,
-    part: str,
-    index: tuple[int, ...],
-    task: str,
-    fold: int,
-    blocks: Sequence[Ref],
-    fitted: Ref,
-    classes: Ref | None,
-) -> Ref:
-    states = [
-        builder.task(f"{part}-score", (*index, i), Tried(task, fold), block, fitted, classes)
-        for i, block in enumerate(blocks)
-    ]
-    return builder.task(f"{part}-judge", index, Judged(), states, classes)
+def scored(fit: Fit, task: str, fitted: Ref) -> Ref:
+    """Adds the metrics of what was fitted, on the rows that the fit has not seen."""
+    assert fit.fold is not None
+    return fit.task(
+        "judge", (), Judged(), fit.each(Tried(task, fit.fold), fitted, fit.classes, part="score"), fit.classes
+    )
 
 
 @dataclass(frozen=True)
@@ -166,12 +149,9 @@ def halving(
         for place in range(count):
             mine = list[Ref]()
             for k, (fold, blocks) in enumerate(tried.items()):
-                fitted = builder.task(
-                    "rung-fit", (rung, place, k), Rung(candidates, place, stride, fold), list(blocks), classes, ranking
-                )
-                mine.append(
-                    scored(builder, "rung", (rung, place, k), candidates[0].task, fold, blocks, fitted, classes)
-                )
+                fit = Fit(builder, "rung", (rung, place, k), blocks, classes, fold)
+                fitted = fit.last(Rung(candidates, place, stride, fold), list(blocks), classes, ranking)
+                mine.append(scored(fit, candidates[0].task, fitted))
             found.append(mine)
         scores = builder.task("rung-scores", (rung,), Last(len(candidates)), found, ranking)
         ranking = builder.task("rank", (rung + 1,), Promoted(metric), found, ranking)

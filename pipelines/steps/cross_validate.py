@@ -72,7 +72,7 @@ class CrossValidating(Learning):
         from pipelines.learning.trials import trial
 
         _, classes, tried = self.setup.prepared(builder, inputs)
-        found = trial(builder, "trial", (0,), Learner(self.setup.chosen, self.setup.epochs), tried, classes)
+        found = trial(builder, 0, Learner(self.setup.chosen, self.setup.epochs), tried, classes)
         return [builder.task("", (0,), averaged, found)]
 
 

@@ -29,7 +29,7 @@ class Searching(Learning):
     halving: int | None
 
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
-        from pipelines.learning.fitting import Learner
+        from pipelines.learning.fitting import Fit, Learner
         from pipelines.learning.trials import Ranking, halving, trial
 
         blocks, classes, folds = self.setup.prepared(builder, inputs)
@@ -38,9 +38,11 @@ class Searching(Learning):
             ranking, scores = halving(builder, self.candidates, self.halving, self.metric, folds, classes)
             found: Any = scores
         else:
-            found = [trial(builder, "trial", (i,), learner, folds, classes) for i, learner in enumerate(learners)]
+            found = [trial(builder, i, learner, folds, classes) for i, learner in enumerate(learners)]
             ranking = builder.task("rank", (0,), Ranking(self.metric), found)
-        fits = [learner.gated(builder, "fit", (i,), blocks, classes, ranking) for i, learner in enumerate(learners)]
+        fits = [
+            learner.gated(Fit(builder, "fit", (i,), blocks, classes), ranking) for i, learner in enumerate(learners)
+        ]
         features = inputs[1][0] if len(inputs) > 1 else None
         best = Best(self.setup, builder.name, self.candidates, self.tried, self.metric)
         return [builder.task("", (0,), best, fits, found, ranking, classes, features)]

@@ -215,10 +215,10 @@ class Learning(Work):
 @dataclass(frozen=True)
 class Training(Learning):
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
-        from pipelines.learning.fitting import Learner
+        from pipelines.learning.fitting import Fit, Learner
 
         blocks, classes, _ = self.setup.prepared(builder, inputs)
-        fitted = Learner(self.setup.chosen, self.setup.epochs).lower(builder, "fit", (0,), blocks, classes, None)
+        fitted = Learner(self.setup.chosen, self.setup.epochs).lower(Fit(builder, "fit", (0,), blocks, classes))
         features = inputs[1][0] if len(inputs) > 1 else None
         return [builder.task("", (0,), Assembled(self.setup, builder.name, {}), fitted, classes, features)]
 
