@@ -16,7 +16,7 @@ from pipelines.source import Node as Yaml
 from pipelines.spec import StepSpec
 from pipelines.stages import Exchange, Stage, Staged, With
 from pipelines.steps.base import Input, Joining, Keyed, Operation, Sorting
-from pipelines.types import dtype_name, size_text
+from pipelines.types import described, size_text
 from pipelines.work import Output
 
 _KEPT = {None: "", "memory": " (kept in memory)", "disk": " (kept on disk)"}
@@ -77,7 +77,7 @@ def _step(plan: Plan, node: Node, estimated: Estimate) -> dict[str, Any]:
         "kind": node.kind,
         "from": list(_spec(plan, node.name).inputs),
         "options": summary(plan, node.name),
-        "columns": {name: dtype_name(dtype) for name, dtype in node.schema.items()},
+        "columns": described(node.schema),
         "checkpoint": node.checkpoint,
         "python": node.runs_python,
         "rows": round(estimated.rows),
@@ -89,7 +89,7 @@ def _step(plan: Plan, node: Node, estimated: Estimate) -> dict[str, Any]:
         facts |= {
             "partitions": len(node.bound.partitions),
             "input_bytes": node.bound.bytes,
-            "sampled": {name: dtype_name(dtype) for name, dtype in node.bound.sampled.items()},
+            "sampled": described(node.bound.sampled),
             "notes": list(node.bound.notes),
         }
     elif node.output is not None:

@@ -31,7 +31,7 @@ from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean, red
 from pipelines.executors.base import Executor, Progress
 from pipelines.spec import RETRIES, Spec
 from pipelines.stages import Staged
-from pipelines.types import dtype_name
+from pipelines.types import described
 
 _PACKAGES = ("pipelines", "dask", "distributed", "polars", "pyarrow", "pandas", "numpy")
 _LOOK_SECONDS, _WRITE_SECONDS = 0.5, 2.0
@@ -287,7 +287,7 @@ def plan_facts(staged: Staged) -> dict[str, Any]:
                 "step": node.name,
                 "kind": node.kind,
                 "inputs": list(node.inputs),
-                "columns": {name: dtype_name(dtype) for name, dtype in node.schema.items()},
+                "columns": described(node.schema),
                 "identity": node.identity,
             }
             for node in staged.plan.upstream(staged.targets)

@@ -65,6 +65,41 @@ def dtype_name(dtype: pl.DataType) -> str:
     return str(dtype).lower()
 
 
+def described(schema: Mapping[str, Any]) -> dict[str, str]:
+    """Column: the name of its type."""
+    return {name: dtype_name(dtype) for name, dtype in schema.items()}
+
+
+def schema_of(texts: Mapping[str, str]) -> Schema:
+    """What `described` wrote; for a type that has no name here, one that is `alike`. Raises ValueError for what is no type."""
+    found = dict[str, pl.DataType]()
+    for name, text in texts.items():
+        dtype = parse_dtype(text) or _UNNAMED.get(text.partition("(")[0])
+        if dtype is None:
+            raise ValueError(f"there is no type {text!r}")
+        found[name] = dtype
+    return found
+
+
+_UNNAMED: dict[str, pl.DataType] = {
+    "categorical": pl.String(),
+    "enum": pl.String(),
+    "int128": pl.Int64(),
+    "uint128": pl.UInt64(),
+    "float16": pl.Float32(),
+}
+
+
+def alike(one: pl.DataType, other: pl.DataType) -> bool:
+    """Whether what was learnt from one can be asked of the other: of one type, or both numbers, or both texts."""
+    texts = (pl.String, pl.Categorical, pl.Enum)
+    return (
+        one == other
+        or (one.is_numeric() and other.is_numeric())
+        or (isinstance(one, texts) and isinstance(other, texts))
+    )
+
+
 _INTEGERS: dict[type[pl.DataType], tuple[int, bool]] = {  # (bits, signed)
     pl.Int8: (8, True), pl.Int16: (16, True), pl.Int32: (32, True), pl.Int64: (64, True),
     pl.UInt8: (8, False), pl.UInt16: (16, False), pl.UInt32: (32, False), pl.UInt64: (64, False),

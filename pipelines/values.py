@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pipelines.types import Schema, dtype_name
+from pipelines.types import Schema
 
 Kind = Literal["table", "array", "features", "model", "metrics", "nothing"]
 
@@ -114,8 +114,3 @@ class Nothing(Value):
     """Of a step that only writes."""
 
     kind: ClassVar[Kind] = "nothing"
-
-
-def described(schema: Mapping[str, object]) -> dict[str, str]:
-    """Column: the name of its type."""
-    return {name: dtype_name(dtype) for name, dtype in schema.items()}  # type: ignore[arg-type]

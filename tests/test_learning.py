@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
 from pipelines import ConfigError, DataError, PipelineError, load
-from pipelines.learning.estimators import KNOWN, WORDS
+from pipelines.learning.estimators import KNOWN, WORDS, estimator_class
 from pipelines.learning.model import load as load_bytes
 from pipelines.pipeline import Pipeline
 from pipelines.run import Result
@@ -27,6 +28,13 @@ from tests.conftest import ROOT
 
 EXECUTORS = ("serial", "threads", "processes", "local")
 Make = Callable[..., Pipeline]
+
+
+def installed(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except OSError as error:  # LightGBM needs libgomp, which is the system's
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +342,28 @@ def test_a_saved_model_predicts_the_same_and_a_wrong_schema_names_the_column(
         learn("  model: {load_model: b.model}\n").plan()
 
 
+@pytest.mark.parametrize("kind", [pl.Categorical(), pl.Enum(["x", "y", "z"]), pl.String()])
+def test_texts_from_a_fixed_choice_are_texts_to_a_saved_model(
+    learn: Make, table: pl.DataFrame, kind: pl.DataType
+) -> None:
+    """Their columns are read, also where only the prediction is asked for, and named where they are missing."""
+    chosen = table.with_columns(pl.col("kind").cast(kind))
+    trained = learn(
+        "  f: {features: {one_hot: [kind], scale: [a]}}\n"
+        "  model: {from: [t, f], train: {estimator: sklearn.linear_model.LogisticRegression, target: up}}\n"
+        "  s: {from: model, save_model: {path: k.model, overwrite: true}}\n"
+        "  p: {from: [t, model], predict: {}}\n  only: {select: [prediction]}\n",
+        chosen,
+    )
+    trained.run("threads", to="s")
+    expected = trained.compile("only")["only"].compute(scheduler="sync")
+    again = "  model: {load_model: k.model}\n  p: {from: [t, model], predict: {}}\n  only: {select: [prediction]}\n"
+    for given in (chosen, table):
+        assert learn(again, given).compile("only")["only"].compute(scheduler="sync").equals(expected)
+    with pytest.raises(ConfigError, match="the model needs the column 'kind' \\(string\\), and the table has none"):
+        learn(again, table.drop("kind")).plan()
+
+
 BAD_CONFIGS = {
     "sklearn.linear_model.LogisticRegresion, target: up": "did you mean 'sklearn.linear_model.LogisticRegression'?",
     "LogisticRegression, target: up": "write sklearn.linear_model.LogisticRegression",
@@ -359,9 +389,12 @@ BAD_CONFIGS = {
 
 
 @pytest.mark.parametrize("estimator", BAD_CONFIGS)
-def test_what_can_be_known_is_an_error_at_check_time(learn: Make, estimator: str) -> None:
-    if "is not installed" in BAD_CONFIGS[estimator] and importlib.util.find_spec("lightgbm"):
-        pytest.skip("it is installed")
+def test_what_can_be_known_is_an_error_at_check_time(
+    learn: Make, estimator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "is not installed" in BAD_CONFIGS[estimator]:
+        monkeypatch.setitem(sys.modules, "lightgbm", None)
+        estimator_class.cache_clear()
     with pytest.raises(ConfigError) as caught:
         learn(f"  model: {{train: {{estimator: {estimator}}}}}\n").plan()
     assert BAD_CONFIGS[estimator] in str(caught.value)
@@ -450,7 +483,7 @@ def test_every_estimator_that_is_listed_trains_predicts_and_is_saved(
     learn: Make, table: pl.DataFrame, name: str
 ) -> None:
     known, short = KNOWN[name], name.rpartition(".")[2]
-    pytest.importorskip(name.partition(".")[0])
+    installed(name.partition(".")[0])
     target = (
         "target: n, "
         if short == "PoissonRegression"
@@ -789,7 +822,7 @@ def test_the_lasso_of_dask_ml_leaves_columns_out(learn: Make, table: pl.DataFram
     "name", ["xgboost.XGBClassifier", "xgboost.XGBRegressor", "lightgbm.LGBMClassifier", "lightgbm.LGBMRegressor"]
 )
 def test_trees_grow_on_all_workers(learn: Make, table: pl.DataFrame, project: Path, name: str) -> None:
-    package = pytest.importorskip(name.partition(".")[0])
+    package = installed(name.partition(".")[0])
     target = "up" if name.endswith("Classifier") else "size"
     x, y = table.select("a", "b", "c", "d").to_numpy().astype("float32"), table[target].to_numpy()
     alone = getattr(package, name.partition(".")[2])(n_estimators=20, max_depth=3, random_state=0).fit(x, y)

@@ -196,6 +196,8 @@ def estimator_class(name: str) -> Any:
             near = did_you_mean(name, KNOWN)
             raise EstimatorError(f"there is no {name}", near) from None
         raise EstimatorError(f"importing {module} failed: there is no module {error.name!r}", "install it") from None
+    except OSError as error:  # of a library that it is linked with, as LightGBM with libgomp
+        raise EstimatorError(f"importing {module} failed: {error}", "install that library") from None
     except AttributeError:
         raise EstimatorError(f"there is no {name}", did_you_mean(name, KNOWN)) from None
 

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from pipelines.errors import DataError, Issue
-from pipelines.types import Schema, dtype_name, parse_dtype
-from pipelines.values import Lags, described
+from pipelines.types import Schema, described, schema_of
+from pipelines.values import Lags
 
 DATE_PARTS = ("year", "quarter", "month", "week", "day", "weekday", "ordinal_day", "hour", "minute")
 MOST_CATEGORIES = 1000
@@ -112,7 +112,7 @@ class Transform:
                 "bins": dict(self.asked.bins),
                 "lags": self.asked.lags and {**vars(self.asked.lags), "inputs": described(self.asked.lags.inputs)},
             },
-            "inputs": {name: dtype_name(dtype) for name, dtype in self.inputs.items()},
+            "inputs": described(self.inputs),
             "names": list(self.names),
             "means": dict(self.means),
             "spreads": dict(self.spreads),
@@ -132,9 +132,8 @@ def from_plain(plain: Mapping[str, Any]) -> Transform:
         impute=given["impute"],
         lags=lags_of(given.get("lags")),
     )
-    inputs = {name: dtype for name, text in plain["inputs"].items() if (dtype := parse_dtype(text)) is not None}
     return Transform(
-        asked, inputs, tuple(plain["names"]), plain["means"], plain["spreads"],
+        asked, schema_of(plain["inputs"]), tuple(plain["names"]), plain["means"], plain["spreads"],
         {name: tuple(each) for name, each in plain["edges"].items()},
         {name: tuple(each) for name, each in plain["categories"].items()}, plain["rows"],
     )  # fmt: skip
@@ -143,9 +142,8 @@ def from_plain(plain: Mapping[str, Any]) -> Transform:
 def lags_of(plain: Mapping[str, Any] | None) -> Lags | None:
     if plain is None:
         return None
-    inputs = {name: dtype for name, text in plain["inputs"].items() if (dtype := parse_dtype(text)) is not None}
     columns = {name: tuple(each) for name, each in plain["columns"].items()}
-    return Lags(columns, tuple(plain["by"]), tuple(plain["order"]), inputs)
+    return Lags(columns, tuple(plain["by"]), tuple(plain["order"]), schema_of(plain["inputs"]))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import polars as pl
 from pipelines.errors import Issue, MachineError
 from pipelines.learning.blocks import complete, matrix, one_thread
 from pipelines.learning.features import Transform, from_plain
-from pipelines.types import Schema, dtype_name, parse_dtype
+from pipelines.types import Schema, described, schema_of
 
 FORMAT = 1
 
@@ -116,7 +116,7 @@ class Trained:
         return {
             "format": FORMAT,
             "task": self.task,
-            "inputs": {name: dtype_name(dtype) for name, dtype in self.inputs.items()},
+            "inputs": described(self.inputs),
             "columns": list(self.columns),
             "target": self.target,
             "target_type": self.target_type,
@@ -181,9 +181,8 @@ def load(path: str | BinaryIO) -> Trained:
                     Issue(f"{path} holds {', '.join(strange)}, which is not trusted", "train and save the model anew")
                 )
             estimator = skops.io.loads(content, trusted=skops.io.get_untrusted_types(data=content))
-    inputs = {name: dtype for name, text in manifest["inputs"].items() if (dtype := parse_dtype(text)) is not None}
     return Trained(
-        estimator, manifest["task"], inputs, tuple(manifest["columns"]),
+        estimator, manifest["task"], schema_of(manifest["inputs"]), tuple(manifest["columns"]),
         None if manifest["features"] is None else from_plain(manifest["features"]),
         manifest["target"], manifest["target_type"], None if manifest["classes"] is None else tuple(manifest["classes"]),
         manifest["takes_missing"], about, manifest["metrics"],

@@ -11,7 +11,7 @@ from pipelines.errors import did_you_mean
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step, Texts
 from pipelines.steps.window import Window
-from pipelines.types import Schema, dtype_name
+from pipelines.types import Schema, alike, dtype_name
 from pipelines.values import Features, Lags, Model, Value
 from pipelines.work import Builder, Ref, Work
 
@@ -38,7 +38,7 @@ def lagging(schema: Schema, values: Sequence[Value], problems: Problems) -> Step
         if name not in schema:
             what = f"the lags need the column {name!r} ({dtype_name(dtype)}), and the table has none"
             problems.add((), what, did_you_mean(name, schema))
-        elif schema[name] != dtype and not (schema[name].is_numeric() and dtype.is_numeric()):
+        elif not alike(schema[name], dtype):
             what = f"the lags were fitted with {name!r} as {dtype_name(dtype)}, here it is {dtype_name(schema[name])}"
             problems.add((), what, "cast it with `derive`")
     for name in lags.names:

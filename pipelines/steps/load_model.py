@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipelines.errors import ConfigError, Issue
 from pipelines.steps.base import Context, Problems, Step
-from pipelines.types import Schema, parse_dtype
+from pipelines.types import Schema, schema_of
 from pipelines.values import Model
 from pipelines.work import Builder, Ref, Work
 
@@ -62,6 +62,7 @@ class LoadModel(Step):
         path = Path(context.root / self.path)
         try:
             found, digest = read_manifest(path), hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            inputs = schema_of(found["inputs"])
         except FileNotFoundError:
             problems.add(
                 ("path",),
@@ -72,7 +73,6 @@ class LoadModel(Step):
         except (OSError, ValueError) as error:
             problems.add(("path",), str(error).replace(str(path), self.path), "name a file that `save_model` wrote")
             return None
-        inputs = {name: dtype for name, text in found["inputs"].items() if (dtype := parse_dtype(text)) is not None}
         about = found["about"]
         asked = (found["features"] or {}).get("asked", {})
         lags = lags_of(asked.get("lags"))

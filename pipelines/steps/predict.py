@@ -10,7 +10,7 @@ from pydantic import Field
 from pipelines.errors import did_you_mean
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.steps.features import lagging
-from pipelines.types import Schema, dtype_name, parse_dtype
+from pipelines.types import Schema, alike, dtype_name, parse_dtype
 from pipelines.values import Model, Value
 from pipelines.work import Builder, Ref, Work
 
@@ -24,7 +24,7 @@ def fits(model: Model, schema: Schema, problems: Problems) -> None:
                 f"the model needs the column {name!r} ({dtype_name(dtype)}), and the table has none",
                 did_you_mean(name, schema),
             )
-        elif schema[name] != dtype and not (schema[name].is_numeric() and dtype.is_numeric()):
+        elif not alike(schema[name], dtype):
             problems.add(
                 (),
                 f"the model was trained on {name!r} as {dtype_name(dtype)}, here it is {dtype_name(schema[name])}",
