@@ -41,7 +41,8 @@ PROJECT = """
 import os, time
 
 def slow(x: int) -> int:
-    time.sleep({seconds})
+    if not os.path.exists("/hurry/up"):
+        time.sleep({seconds})
     return x * x
 
 def counted(x: int, step: str) -> int:
@@ -540,20 +541,25 @@ def test_a_model_is_trained_and_the_next_run_finds_it(admin: Admin, launcher: st
 
 def test_scaling_up_and_down_loses_nothing(admin: Admin, runs: Runs) -> None:
     """Also when another operator takes the place of the one that began, as by `make deploy`."""
-    runs.config("  kept: {map: {function: mine:slow, range: [1, 16]}, checkpoint: memory}\n" + SQUARES, 1.5)
-    running = runs.start("run", "config.yaml")
-    name = busy(admin, running)
+    hurry = runs.project / "hurry"
+    hurry.mkdir()
+    steps = "  kept: {map: {function: mine:slow, range: [1, 16]}, checkpoint: memory}\n" + SQUARES.replace("60", "200")
 
     def scaled(count: int) -> None:
         patch = json.dumps({"spec": {"worker": {"replicas": count}}})
         admin.run("patch", "daskworkergroup", f"{name}-default", "-n", SPACE, "--type=merge", "-p", patch)
         admin.wait(f"{count} workers", lambda: connected(metrics(admin, name)) == count, 120)
 
-    scaled(4)
-    (before,) = admin.get("pods", namespace="pipelines-system")
-    admin.run("delete", "pod", "-n", "pipelines-system", before["metadata"]["name"])
-    scaled(2)
-    said = running.communicate(timeout=240)[0]
+    with volume(admin, "hurry", hurry, Path("/hurry")) as mounted:
+        runs.config(steps, 1.5, volumes=mounted)
+        running = runs.start("run", "config.yaml")
+        name = busy(admin, running)
+        scaled(4)
+        (before,) = admin.get("pods", namespace="pipelines-system")
+        admin.run("delete", "pod", "-n", "pipelines-system", before["metadata"]["name"])
+        scaled(2)
+        (hurry / "up").touch()
+        said = running.communicate(timeout=240)[0]
     assert running.returncode == 0, said
     suspicious = re.findall("died", said)
     assert suspicious == []
@@ -561,7 +567,7 @@ def test_scaling_up_and_down_loses_nothing(admin: Admin, runs: Runs) -> None:
 
 
 def test_a_driver_that_is_killed(admin: Admin, runs: Runs) -> None:
-    runs.config(SQUARES, 0.2, idle_timeout=5)
+    runs.config(SQUARES, 1, idle_timeout=5)
     running = runs.start("run", "config.yaml")
     busy(admin, running)
     running.kill()
