@@ -84,16 +84,26 @@ class Manifest:
     kernel: str
     written: str
 
+    def text(self) -> bytes:
+        facts = asdict(self)
+        return json.dumps({**facts, "check": _check(facts)}).encode()
+
     @staticmethod
     def of(text: bytes) -> Manifest:
-        """Raises ValueError for what is none."""
+        """Raises ValueError for what is none, or was changed."""
         try:
             facts = json.loads(text)
+            if facts.pop("check") != _check(facts):
+                raise ValueError("it is not what was written")
             facts["schema"] = tuple((str(name), str(dtype)) for name, dtype in facts["schema"])
             facts["layout"] = tuple(facts["layout"])
             return Manifest(**facts)
-        except (KeyError, TypeError, UnicodeDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise ValueError(str(error)) from None
+
+
+def _check(facts: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -229,7 +239,7 @@ class Store:
             **told,
         )
         self.write(name.file(manifest), content)
-        self.write(f"{name.path}.json", json.dumps(asdict(manifest)).encode())
+        self.write(f"{name.path}.json", manifest.text())
         return manifest
 
     def get(self, name: Name, manifest: Manifest, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -534,7 +544,7 @@ def difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
             return f"the step {name} changed"
         elif old["inputs"] != step["inputs"]:
             return f"the step {name} reads from other steps"
-    return "it was not finished"
+    return "the store has not all of it: it was not finished, was removed, or is cut differently now"
 
 
 def _kernel(version: str) -> str:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
 from pipelines.k8s import commands as kubernetes
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; nothing half-written is left. The same command starts it again.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `| head` has seen enough; what Python would still flush goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `| head` has seen enough
+        _unheard(sys.stdout)
         return 0
     return code or 0
 
@@ -175,7 +175,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     store.add_argument("action", choices=("ls", "show", "verify", "gc"), help="what to do")
     store.add_argument("folder", metavar="FOLDER", nargs="?", help="show: a folder of the store, as ls names it")
     store.add_argument("--config", type=Path, metavar="CONFIG", help="the store of this config (default: runs/.store)")
-    store.add_argument("--older-than", metavar="DAYS", type=float, default=30.0, help="gc: remove what no run used for so long (default: 30)")  # fmt: skip
+    _values(store)
+    store.add_argument("--older-than", metavar="DAYS", type=_days, default=30.0, help="gc: remove what no run used for so long (default: 30)")  # fmt: skip
     store.add_argument("--dry-run", action="store_true", help="gc: only say what would be removed")
 
     steps = command("steps", _steps, "list the kinds of steps, or explain one", "pipelines steps aggregate")
@@ -205,6 +206,10 @@ def _config(command: _Parser, many: bool = False) -> None:
     command.add_argument(
         "config", type=Path, metavar="CONFIG", nargs="+" if many else None, help="the config's YAML file"
     )
+    _values(command)
+
+
+def _values(command: _Parser) -> None:
     command.add_argument(
         "-p", dest="params", metavar="NAME=VALUE", action="append", default=[],
         help="set a parameter of the config; may stand several times",
@@ -224,6 +229,16 @@ def _executor(text: str) -> str:
         remedy = f"write tcp://{text}" if ":" in text else did_you_mean(text, EXECUTORS)
         raise argparse.ArgumentTypeError(f"unknown executor {text!r}: {remedy}")
     return text
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days")
+    return days
 
 
 def _count(text: str) -> int:
@@ -256,7 +271,15 @@ def _loaded(options: argparse.Namespace) -> Pipeline:
 
 
 def _say(text: str) -> None:
-    print(redacted(text), file=sys.stderr, flush=True)
+    try:
+        print(redacted(text), file=sys.stderr, flush=True)
+    except BrokenPipeError:  # `2>&1 | head` has seen enough; the run goes on
+        _unheard(sys.stderr)
+
+
+def _unheard(stream: TextIO) -> None:
+    """From now on what is written to it, and what Python would still flush, goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _near(path: Path) -> Path:
@@ -348,7 +371,10 @@ def _run(options: argparse.Namespace) -> None:
     pipeline = _loaded(options)
 
     def done(executor: Executor, result: Result) -> None:
-        _show(result)
+        try:
+            _show(result)
+        except BrokenPipeError:  # all is written by now
+            _unheard(sys.stdout)
         if options.keep and executor.dashboard is not None:
             print(f"the cluster stays up: {executor.dashboard} (Ctrl-C ends it)", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
@@ -415,7 +441,7 @@ def _store(options: argparse.Namespace) -> int:
     from pipelines.checkpoint import Store, store_of
 
     if options.config is not None:
-        store = store_of(load(options.config).spec)
+        store = store_of(_loaded(options).spec)
     else:
         store = Store(str(project_root(Path("here")) / "runs/.store"))
     if options.folder and options.action != "show":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import errno
 import json
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, order=True)
@@ -79,22 +81,34 @@ _ENVIRONMENT = {
 }  # fmt: skip
 _PASSING = {
     errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ENETDOWN,
-    errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, socket.EAI_AGAIN,
 }  # fmt: skip
+_NETWORKS = {
+    "IncompleteRead",
+    "RemoteDisconnected",
+    "ConnectionError",
+    "Timeout",
+    "ChunkedEncodingError",
+    "TransportError",
+}
+"""Names of classes, of http.client, requests and httpx, whose errors pass: none of them is imported for that."""
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether what failed may succeed a moment later: a connection, a network disk, a server that has too much to do."""
     if isinstance(error, PipelineError):
         return error.passing
-    inner = getattr(error, "reason", None)  # urllib.error.URLError
-    if isinstance(inner, OSError):
-        error = inner
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    if not isinstance(error, OSError):
+    if not isinstance(error, Exception):
         return False
-    return error.errno in _PASSING or getattr(error, "code", None) in (408, 429, 500, 502, 503, 504)  # HTTPError
+    reason = getattr(error, "reason", None)  # urllib.error.URLError
+    for inner in (error.__cause__, reason):
+        if isinstance(inner, Exception) and may_pass(inner):
+            return True
+    if isinstance(error, ConnectionError | TimeoutError) or _NETWORKS & {each.__name__ for each in type(error).__mro__}:
+        return True
+    answer = getattr(error, "response", error)  # of requests and httpx; urllib.error.HTTPError is its own
+    status = getattr(answer, "status_code", None) or getattr(answer, "code", None)
+    return status in (408, 429, 500, 502, 503, 504) or (isinstance(error, OSError) and error.errno in _PASSING)
 
 
 def of_machine(error: BaseException) -> bool:
@@ -109,6 +123,8 @@ def machine_error(what: str, error: OSError, remedy: str) -> MachineError:
     return found
 
 
+_LONG_LINE = 8
+"""Of a secret of several lines, each line of so many characters is one."""
 _secrets = set[str]()
 _names = dict[str, str]()
 """Secret: what it is called; of several names the first."""
@@ -117,7 +133,8 @@ _names = dict[str, str]()
 def keep_secret(value: str, name: str = "") -> None:
     """From now on `redacted` hides this text."""
     if value:
-        forms = (value, json.dumps(value)[1:-1], repr(value)[1:-1])
+        lines = (line for line in value.splitlines() if len(line) >= _LONG_LINE)
+        forms = (value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value), quote(value, safe=""), *lines)
         _secrets.update(forms)
         _names.update((form, min(name, _names.get(form, name))) for form in forms)
 

@@ -52,10 +52,12 @@ class Tasks:
 
     def __init__(self, graph: Graph, name: str, room: Room | None) -> None:
         self.graph, self.name, self.room = graph, name, room
+        self.names = {name}
 
     def task(self, part: str, index: tuple[int, ...], function: Callable[..., Any], *arguments: Any) -> Ref:
         key: Key = (f"{part}+{self.name}" if part else self.name, *index)
         self.graph[key] = Task(key, function, *map(_argument, arguments))
+        self.names.add(key[0])
         return Ref(key)
 
     def once(self, part: str, function: Callable[..., Any], given: Ref) -> Ref:
@@ -66,6 +68,7 @@ class Tasks:
 
     def add(self, tasks: Mapping[Any, Any]) -> None:
         self.graph.update(tasks)
+        self.names.update(key[0] for key in tasks if isinstance(key, tuple))
 
 
 def _argument(given: Any) -> Any:

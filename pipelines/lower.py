@@ -8,7 +8,7 @@ import itertools
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +289,7 @@ class Finish:
             self.write(content, path)
             with path.open("rb") as written:
                 os.fsync(written.fileno())
+                size = os.fstat(written.fileno()).st_size
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -298,7 +299,7 @@ class Finish:
             with contextlib.suppress(OSError):
                 path.unlink()
             raise MachineError(Issue(f"cannot write {resolved(self.output, self.folder)}: {error}", "make room, or choose another path")) from None  # fmt: skip
-        return str(path), path.stat().st_size, None
+        return str(path), size, None
 
     def write(self, content: pl.DataFrame | bytes, file: Path | io.BytesIO) -> None:
         assert self.output is not None
@@ -326,6 +327,8 @@ class Lowered:
     graph: Graph
     keys: dict[str, list[Key]]
     """Stage key: its partitions' keys in order; those of a stage whose rows all go into one exchange are parcels."""
+    parts: dict[str, str] = field(default_factory=dict)
+    """The tasks' names of a step that makes several of its own: the stage's key."""
 
     def table(self, stages: Sequence[Stage], graph: Graph | None = None) -> Table:
         """The partitions of these stages, one after another, as a Dask collection (over another `graph`)."""
@@ -374,6 +377,7 @@ class _Lowering:
     def __post_init__(self) -> None:
         self.graph: Graph = {}
         self.keys = dict[str, list[Key]]()
+        self.parts = dict[str, str]()
         links = [(stage, i) for stage in self.staged.stages for i in range(len(stage.links))]
         takers: dict[str, list[tuple[Stage, int, int]]] = {}
         """Stage key: who takes its partitions, by which link, and how many partitions the link has before them."""
@@ -403,7 +407,7 @@ class _Lowering:
         return tuple(name for name in stage.schema if name in found)
 
     def lowered(self) -> Lowered:
-        lowered = Lowered(self.graph, self.keys)
+        lowered = Lowered(self.graph, self.keys, self.parts)
         shown = _shown(self.staged) if self.ending else set[str]()
         looked_at = {stage.key for name in shown for stage in self.staged.tables[name]}
         for stage in self.staged.stages:
@@ -418,7 +422,7 @@ class _Lowering:
         if self.durable is None or not self.durable.found:
             return lowered
         ends = [key for name in self.staged.targets for key in self.ends(name)]
-        return Lowered(needed(self.graph, ends), self.keys)
+        return Lowered(needed(self.graph, ends), self.keys, self.parts)
 
     def ends(self, name: str) -> list[Key]:
         if self.ending is not None:
@@ -428,7 +432,9 @@ class _Lowering:
     def work(self, stage: Stage, lowered: Lowered) -> None:
         assert stage.work is not None
         inputs = [[Ref(key) for key in lowered.sources(link)] for link in stage.links]
-        found = [each.key for each in stage.work.lower(Tasks(self.graph, stage.key, self.room), inputs)]
+        tasks = Tasks(self.graph, stage.key, self.room)
+        found = [each.key for each in stage.work.lower(tasks, inputs)]
+        self.parts |= dict.fromkeys((*tasks.names, f"kept+{stage.key}"), stage.key)
         if self.durable is not None and stage.key in self.staged.durable:
             kept: list[Key] = [(f"kept+{stage.key}", *key[1:]) for key in found]
             for i, (key, end) in enumerate(zip(found, kept, strict=True)):

@@ -104,7 +104,7 @@ class Record:
             self.progress, self.tasks = progress, names
             for stage in staged.stages:
                 known = self.stages.setdefault(stage.key, StageFacts(stage.name, stage.steps))
-                known.partitions += counts.get(stage.key, 0)
+                known.partitions = known.tasks + counts.get(stage.key, 0)  # done before a restart, and to be made
                 known.reused = durable.count((stage,))[0] if durable else 0
 
     def look(self) -> None:
@@ -172,7 +172,7 @@ class Record:
                     for s in self.stages.values()
                 ],
             }
-            _put(self.folder / "record.json", redacted(json.dumps(facts, indent=2, default=str)) + "\n")
+            _put(self.folder / "record.json", json.dumps(_hidden(facts), indent=2) + "\n")
 
     def watched(self, stop: threading.Event) -> None:
         """In a thread of its own, until told to stop."""
@@ -198,7 +198,7 @@ class Log:
     def say(self, text: str, *, level: str = "info", show: bool = True, **facts: Any) -> None:
         """One line; `show`: on the terminal too, not only in the file."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = redacted(json.dumps({"time": now, "level": level, "message": text, **facts}, default=str))
+        line = json.dumps(_hidden({"time": now, "level": level, "message": text, **facts}))
         if self.path is not None:
             with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -322,12 +322,12 @@ def config(spec: Spec) -> dict[str, Any]:
 
 
 def _hidden(value: Any) -> Any:
-    """Without secrets. Before it becomes YAML: unquoted stars are no text."""
+    """Without secrets. Before it becomes YAML or JSON: stars in place of digits are neither."""
     if isinstance(value, Mapping):
-        return {key: _hidden(each) for key, each in value.items()}
+        return {str(key): _hidden(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_hidden(each) for each in value]
-    return redacted(value) if isinstance(value, str) else value
+    return value if value is None or isinstance(value, bool | int | float) else redacted(str(value))
 
 
 def _put(path: Path, text: str) -> None:
@@ -352,13 +352,19 @@ class Past:
         return "killed" if state == "running" and not _is_held(self.folder) else state
 
 
+_NEEDED = {
+    "run", "name", "state", "exit_code", "config", "params", "began", "started", "seconds", "stages", "machine",
+    "versions", "retries", "losses", "warnings", "peak_memory_bytes", "spilled_bytes",
+}  # fmt: skip
+
+
 def past(root: Path) -> list[Past]:
     """All runs of the project, the oldest first; folders without a readable record are left out."""
     found = list[Past]()
     for path in (root / "runs").glob("*/record.json"):
-        with suppress(ValueError, OSError, KeyError):
+        with suppress(ValueError, OSError, AttributeError, TypeError):
             facts = json.loads(path.read_text(encoding="utf-8"))
-            if facts["state"] and facts["run"]:
+            if facts.keys() >= _NEEDED and float(facts["started"]):
                 found.append(Past(path.parent, facts))
     return sorted(found, key=lambda run: float(run.facts["started"]))
 

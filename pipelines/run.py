@@ -6,11 +6,13 @@ import fcntl
 import glob
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,6 @@ from pipelines.lower import (
 from pipelines.passes import Layout
 from pipelines.plan import Plan, make_plan
 from pipelines.record import Log, Record, StageFacts, plan_facts, recorded
-from pipelines.source import RUN
 from pipelines.spec import EXECUTORS, Spec
 from pipelines.stages import Stage, Staged, cut
 from pipelines.steps.base import Operation
@@ -51,6 +52,7 @@ _IN_MEMORY = 0.25
 _STARTS = 4
 """So often a run is begun, when schedulers are lost or stored partitions are damaged."""
 _FINER = 4
+_LEFT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,9 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         opened.ship(_codes(staged))
         counts = _counts(staged, lowered)
         names = {lowered.keys[key][0][0]: key for key in counts}
-        progress = Progress(limits=_limits(staged, counts, names))
+        parts = {name: lowered.keys[key][0][0] for name, key in lowered.parts.items()}
+        parts = {name: last for name, last in parts.items() if name != last}
+        progress = Progress(limits=_limits(staged, counts, names), parts=parts)
         record.planned(staged, counts, durable, progress, names)
         totals = {name: (record.stages[key].name, counts[key]) for name, key in names.items()}
         with report.shown(progress, totals if asked.show_progress else {}, log):
@@ -413,13 +417,14 @@ def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
 def _alone(staged: Staged, record: Record) -> Iterator[None]:
     """Nobody else writes to the same paths meanwhile. Raises MachineError where somebody does."""
     outputs = [staged.plan.nodes[target].output for target in staged.targets]
-    paths = [output.path for output in outputs if output and not output.path.startswith(RUN)]
+    folder = record.folder.resolve()
+    paths = [resolved(output, str(folder)) for output in outputs if output]
     with ExitStack() as stack:
-        for path in sorted(paths):
+        for path in sorted(path for path in paths if not path.resolve().is_relative_to(folder)):
             name = hashlib.blake2b(os.path.realpath(path).encode(), digest_size=16).hexdigest()
-            folder = Path(tempfile.gettempdir()) / f"pipelines-{os.getuid()}"  # two projects may write to one place
-            folder.mkdir(mode=0o700, exist_ok=True)
-            file = stack.enter_context((folder / name).open("a+"))
+            locks = Path(tempfile.gettempdir()) / f"pipelines-{os.getuid()}"  # two projects may write to one place
+            locks.mkdir(mode=0o700, exist_ok=True)
+            file = stack.enter_context((locks / name).open("a+"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -428,7 +433,17 @@ def _alone(staged: Staged, record: Record) -> Iterator[None]:
             file.truncate(0)
             file.write(record.folder.name)
             file.flush()
+            _swept(path)
         yield
+
+
+def _swept(path: Path) -> None:
+    """Removes what runs that were killed while they wrote this output left beside it, an hour ago or more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if re.fullmatch(r"(\.[0-9a-f]{8}){2}\.tmp", left.name[len(path.name) + 1 :]):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _codes(staged: Staged) -> list[Code]:

@@ -94,6 +94,21 @@ class FileInfo:
     mtime_ns: int
 
 
+def linked(paths: Iterable[str], root: str | Path) -> dict[str, str]:
+    """Of those that symbolic links lead to, where they are: another place is another file, of whatever size and time."""
+    base, folders, found = os.path.realpath(root), dict[str, tuple[str, bool]](), dict[str, str]()
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            inside, real = os.path.relpath(folder, root), os.path.realpath(folder)
+            plain = folder if inside.startswith("..") else os.path.normpath(os.path.join(base, inside))
+            folders[folder] = real, real != plain
+        real, led = folders[folder]
+        if led or os.path.islink(path):
+            found[path] = os.path.realpath(os.path.join(real, name)).removeprefix(base + os.sep)
+    return found
+
+
 @dataclass(frozen=True)
 class Drawn:
     """What a source shows of its table before it is read."""

@@ -509,7 +509,7 @@ class _Cutter:
             raise ConfigError(replace(issue, place=node.place))
         schema = work.schema
         count = work.count([link.count for link in links])
-        made = digest(node.own, count, [[stage.parts for stage in link.stages] for link in links])
+        made = digest(node.own, count, work.cuts, [[stage.parts for stage in link.stages] for link in links])
         parts = tuple(f"{digest(made, i)}" for i in range(count))
         return self.stage(
             Stage(

@@ -67,14 +67,16 @@ def contents(store: Store) -> Contents:
 
 
 def _use(store: Store, path: str, found: Contents) -> None:
+    found.uses[path] = found.changed.get(path, 0.0)  # what cannot be read was never finished
     with suppress(ValueError, KeyError, TypeError):
         use = json.loads(store.read(path) or b"")
         at_work = use["ended"] is None and time.time() - use["alive"] < _DEAD_SECONDS
         if use["host"] == platform.node() and not psutil.pid_exists(use["process"]):
             at_work = False  # it was killed
         last = float(use["ended"] or use["alive"])
-        if not at_work:
-            found.uses[path] = last
+        found.uses[path] = last
+        if at_work:
+            del found.uses[path]
         for partition in use["partitions"]:
             found.used[partition] = max(last, found.used.get(partition, 0.0))
             if at_work:

@@ -47,6 +47,8 @@ class Work:
     identity: ClassVar[tuple[str, ...]] = ()
     """What the answer depends on beside options and inputs."""
     functions: ClassVar[tuple[Function, ...]] = ()
+    cuts: ClassVar[tuple[int, ...]] = ()
+    """What its chunks depend on beside how many there are, and its inputs'."""
     rows: ClassVar[tuple[int, ...] | None] = None
     """Of each partition of the table that it gives, where that is known."""
 

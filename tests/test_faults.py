@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,21 @@ def counted(item: str, kind: str, times: int, folder: str) -> int:
 def sleeps(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+def paths(rng, n):
+    time.sleep(6)
+    return rng.random(n)
+
+from sklearn.dummy import DummyClassifier
+
+class Slow(DummyClassifier):
+    def __init__(self, seconds=0.0):
+        super().__init__()
+        self.seconds = seconds
+
+    def fit(self, x, y):
+        time.sleep(self.seconds)
+        return super().fit(x, y)
 """
 
 
@@ -67,7 +84,28 @@ def test_retries_are_as_many_as_one_says(project: Path) -> None:
 
 
 def test_what_passes_and_what_does_not() -> None:
-    assert may_pass(TimeoutError())
+    class Answer:
+        status_code = 503
+
+    class HTTPError(OSError):
+        """As of requests."""
+
+        response = Answer()
+
+    told = RuntimeError("no answer")
+    told.__cause__ = ConnectionResetError()
+    for passing in (
+        TimeoutError(),
+        HTTPError(),
+        http.client.IncompleteRead(b""),
+        told,
+        socket.gaierror(socket.EAI_AGAIN, "?"),
+    ):
+        assert may_pass(passing)
+    Answer.status_code = 404
+    assert not may_pass(HTTPError())
+    assert not may_pass(SystemExit(503))
+    assert not may_pass(socket.gaierror(socket.EAI_NONAME, "?"))
     assert may_pass(OSError(5, "Input/output error"))
     assert not may_pass(OSError(28, "No space left on device"))
     assert not may_pass(PermissionError(13, "no"))
@@ -87,6 +125,24 @@ def test_a_step_that_takes_too_long_ends_the_run(project: Path, executor: str) -
     assert time.monotonic() - began < 15
     assert not (project / "o.csv").exists()
     run(project, steps.replace("20.0", "0.2").replace("1 s", "5 min"), executor)
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "local"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "{simulate: {paths: 10, function: 'mine:paths'}, timeout: 1 s, checkpoint: disk}",
+        "{from: t, search: {estimator: mine.Slow, target: y, grid: {seconds: [6.0, 6.1]}}, timeout: 1 s}",
+    ],
+    ids=["simulate", "search"],
+)
+def test_a_timeout_holds_for_all_tasks_of_a_step(project: Path, step: str, executor: str) -> None:
+    """Of a step that makes several the last, whose name is the step's, took no time."""
+    pl.DataFrame({"x": range(40), "y": [0, 1] * 20}).write_csv(project / "t.csv")
+    began = time.monotonic()
+    with pytest.raises(MachineError, match="the step 'm' took longer than its timeout of 1 s"):
+        run(project, f"  t: {{read: t.csv}}\n  m: {step}\n", executor)
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.faults

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -103,3 +104,67 @@ def test_a_full_disk_under_the_store_is_one_error(project: Path) -> None:
     assert "make room" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((project / "runs/.store").rglob("*.tmp"))
+
+
+def test_a_secret_of_digits_or_of_lines_spoils_no_record(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stars in place of digits are no JSON; what is cut short, quoted for a URL or split by lines is still secret."""
+    token, key = (
+        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVC/J9.wörd" * 2,
+        "-----BEGIN KEY-----\nMIIEpAIBAAKCAQEA\n-----END KEY-----",
+    )
+    for name, value in (("PIN", "2"), ("TOKEN", token), ("PEM", key)):
+        monkeypatch.setenv(name, value)
+    (project / "mine.py").write_text(
+        "import urllib.parse\n"
+        "def pin(i: int, x: str) -> int: return int(x)\n"
+        "def told(i: int, x: str) -> int: return {'Authorization': 'Bearer ' + x}\n"
+        "def url(i: int, x: str) -> int: raise ValueError('no answer from /?t=' + urllib.parse.quote(x))\n"
+    )
+    path = config(project, "  m: {map: {function: 'mine:pin', items: [1], arguments: {x: '${secret:PIN}'}}}\n")
+    result, _ = run(path)
+    assert json.loads((result.folder / "record.json").read_text())["started"] > 1e9
+    monkeypatch.chdir(project)
+    assert main(["runs", "show", "last"]) == 0
+    monkeypatch.setattr("pipelines.errors._secrets", set[str]())
+    for function, secret in (("told", "TOKEN"), ("url", "TOKEN"), ("url", "PEM")):
+        steps = f"  m: {{map: {{function: 'mine:{function}', items: [1], arguments: {{x: '${{secret:{secret}}}'}}, on_error: stop}}}}\n"
+        assert main(["run", str(config(project, steps)), "--executor", "serial"]) == 3
+        last = max(project.glob("runs/*/record.json"), key=lambda each: each.stat().st_mtime_ns).parent
+        said = capsys.readouterr().err + "".join(each.read_text() for each in last.iterdir())
+        assert "***" in said
+        assert "eyJhbGci" not in said
+        assert "MIIEp" not in said
+
+
+def test_records_of_others_are_left_out(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    result, _ = run(config(data(project)))
+    for i, text in enumerate(("[]", "1", "{", '{"state": "done", "run": "x"}')):
+        (project / f"runs/{i}").mkdir()
+        (project / f"runs/{i}/record.json").write_text(text)
+    monkeypatch.chdir(project)
+    assert main(["runs", "ls"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["runs", "show", result.folder.name]) == 0
+
+
+def test_a_pipe_that_is_closed_does_not_end_a_run(project: Path) -> None:
+    config(data(project))
+    command = f"set -o pipefail; '{sys.executable}' -m pipelines run c.yaml --executor serial 2>&1 | head -1"
+    assert subprocess.run(["bash", "-c", command], cwd=project, capture_output=True, check=False).returncode == 0
+    (record,) = project.glob("runs/*/record.json")
+    assert json.loads(record.read_text())["state"] == "done"
+    assert list(project.glob("runs/*/groups.csv"))
+
+
+def test_what_killed_runs_left_beside_an_output_goes_in_time(project: Path) -> None:
+    path = config(data(project), STEPS.replace('"${run}/groups.csv"', "{path: groups.csv, overwrite: true}"))
+    old, young = (project / f".groups.csv.{mark}.0123abcd.tmp" for mark in ("aaaaaaaa", "bbbbbbbb"))
+    other = project / ".groups.csv.mine.tmp"
+    for each in (old, young, other):
+        each.write_text("half")
+    for each in (old, other):
+        os.utime(each, (1e9, 1e9))
+    run(path)
+    assert [each.exists() for each in (old, young, other)] == [False, True, True]

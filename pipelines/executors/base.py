@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -42,9 +42,11 @@ class Progress:
     timings: dict[str, Timing] = field(default_factory=dict)
     changed: Callable[[], None] = lambda: None
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Task name: that of the tasks which it is a part of, whose time begins with it."""
 
     def begun(self, name: str, start: float) -> None:
-        timing = self.timings.setdefault(name, Timing())
+        timing = self.timings.setdefault(self.parts.get(name, name), Timing())
         timing.start = min(timing.start, start)
 
     @property
@@ -57,14 +59,27 @@ class Progress:
         return None
 
     def task(self, name: str, start: float, stop: float) -> None:
-        timing = self.timings.setdefault(name, Timing())
-        timing.done += 1
-        timing.start, timing.stop = min(timing.start, start), max(timing.stop, stop)
+        timing = self.timings.setdefault(self.parts.get(name, name), Timing())
         timing.busy += stop - start
+        if name not in self.parts:
+            timing.done += 1
+            timing.start, timing.stop = min(timing.start, start), max(timing.stop, stop)
         self.changed()
 
-    def group(self, name: str, timing: Timing) -> None:
-        self.timings[name] = timing
+    def groups(self, found: Mapping[str, Timing]) -> None:
+        """What a scheduler says of all tasks by now."""
+        timings = {name: replace(timing) for name, timing in found.items() if name not in self.parts}
+        for name, whole in self.parts.items():
+            if (timing := found.get(name)) is not None:
+                into = timings.setdefault(whole, Timing())
+                into.start, into.busy = min(into.start, timing.start), into.busy + timing.busy
+                into.running |= timing.running
+        for name, timing in timings.items():
+            if (known := self.timings.get(name)) is not None:
+                timing.start = min(timing.start, known.start)  # the scheduler knows it when the first task is done
+            if timing.running:
+                timing.start = min(timing.start, time.time())
+            self.timings[name] = timing
         self.changed()
 
 

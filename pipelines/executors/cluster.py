@@ -174,12 +174,7 @@ class Cluster:
             if self.client.status != "running":
                 raise CommClosedError
             timings, *self.measured = self.client.run_on_scheduler(_timings, names=names)
-            for name, timing in timings.items():
-                known = progress.timings.get(name, timing)
-                timing.start = min(timing.start, known.start)  # the scheduler knows it when the first task is done
-                if timing.running:
-                    timing.start = min(timing.start, time.time())
-                progress.group(name, timing)
+            progress.groups(timings)
             for future in futures:
                 if future.status == "error":
                     future.result()

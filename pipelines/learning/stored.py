@@ -4,6 +4,7 @@ format, JSON, and models as their files.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ class Kept:
     kind: ClassVar[str] = "metrics"
 
     def shown(self) -> pl.DataFrame:
-        return pl.read_json(io.BytesIO(self.table.encode()))
+        return pl.read_ipc(io.BytesIO(base64.b64decode(self.table)))
 
     def files(self) -> dict[str, bytes]:
         return {name: text.encode() for name, text in self.texts.items()}
@@ -50,10 +51,17 @@ def packed(value: Any) -> pl.DataFrame:
             "values": dict(value.values),
             "errors": dict(value.errors),
             "texts": texts,
-            "table": value.shown().write_json(),
+            "table": _packed_table(value.shown()),
         }
         kind, content = "metrics", json.dumps(facts).encode()
     return pl.DataFrame({"packed as": [kind], "packed": [content]}, schema=dict(SCHEMA))
+
+
+def _packed_table(table: pl.DataFrame) -> str:
+    """Not as JSON, which knows no infinities, and of NULLs no type."""
+    out = io.BytesIO()
+    table.write_ipc(out)
+    return base64.b64encode(out.getvalue()).decode()
 
 
 def unpacked(frame: pl.DataFrame) -> Any:

@@ -211,4 +211,5 @@ class FeaturesStep(Step):
         return FitFeatures(Features(inputs, fit, lags), {}, fit, Rows(rows), columns)
 
     def identity(self) -> Mapping[str, Any]:
-        return self.model_dump(mode="json")
+        dumped = self.model_dump(mode="json")
+        return {name: list(each.items()) if isinstance(each, dict) else each for name, each in dumped.items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import datetime
 import glob
 import inspect
@@ -20,7 +21,7 @@ from pydantic import Field
 from pipelines import events
 from pipelines.code import Function
 from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, may_pass, redacted
-from pipelines.scan import Drawn, FileInfo
+from pipelines.scan import Drawn, FileInfo, linked
 from pipelines.steps.base import Context, Dtype, Input, Problems, Step, in_order
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
@@ -50,12 +51,16 @@ class Mapped:
     stop: bool
     """Whether an item's error ends the run."""
     retries: int = 0
+    files: bool = False
+    """Whether an item is (path of a file, time of its last change)."""
 
     def scan(self, partition: Sequence[Any], columns: Sequence[str]) -> pl.LazyFrame:
         function = self.function.load()
         names = [name for name in self.schema if name not in ("item", "error")]
         data: dict[str, list[Any]] = {name: [] for name in self.schema}
-        for item in partition:
+        for given in partition:
+            item = given[0] if self.files else given
+            self.unchanged(given)
             values, error = dict[str, Any](), None
             for tries in range(self.retries + 1):
                 try:
@@ -68,8 +73,9 @@ class Mapped:
                     if not may_pass(problem):
                         break
                 if tries < self.retries:
-                    events.tell("retry", stage=str(self.function), error=f"{item!r:.60}: {error}")
+                    events.tell("retry", stage=str(self.function), error=f"{redacted(repr(item)):.60}: {error}")
                     events.back_off(tries)
+            self.unchanged(given)  # else what is kept of it would be taken for that of the file as it was
             if error is not None and self.stop:  # outside `except`: the problem itself need not be fit to travel
                 raise DataError(Issue(f"{self.function} failed on the item {item!r}: {error}", "mend it, or drop `on_error: stop`"))  # fmt: skip
             data["item"].append(item)
@@ -77,6 +83,14 @@ class Mapped:
             for name in names:
                 data[name].append(values.get(name))
         return pl.LazyFrame(data, schema=dict(self.schema)).select(columns)
+
+    def unchanged(self, given: Any) -> None:
+        """Raises DataError where the item is a file that is not the planned one any more."""
+        if self.files:
+            path, mtime_ns = given
+            with contextlib.suppress(OSError):  # where there is no such file, the function says it
+                if os.stat(path).st_mtime_ns != mtime_ns:
+                    raise DataError(Issue(f"{path} has changed since the plan was made", "run again"))
 
     def sample(self, partitions: Sequence[Sequence[Any]]) -> Drawn:
         return Drawn(sum(map(len, partitions)), "declared", exact=True)  # rows would be calls of the function
@@ -86,7 +100,7 @@ class Mapped:
         if self.single:
             return {names[0]: _fitted(names[0], result, self.schema[names[0]])}
         if not isinstance(result, Mapping):
-            raise TypeError(f"returned {result!r:.60}, not a dict of {', '.join(names)}")
+            raise TypeError(f"returned {redacted(repr(result)):.60}, not a dict of {', '.join(names)}")
         if strange := result.keys() - set(names):
             raise TypeError(f"returned {', '.join(sorted(map(repr, strange)))}, which `returns` does not name")
         if missing := [name for name in names if name not in result]:
@@ -103,7 +117,7 @@ class Mapped:
 def _told(problem: BaseException) -> str:
     """The problem's class and the first line of what it says."""
     try:
-        said = str(problem).strip()
+        said = redacted(str(problem).strip())
     except Exception:
         said = ""
     return f"{type(problem).__name__}: {said.splitlines()[0]}" if said else type(problem).__name__
@@ -120,7 +134,7 @@ def _fitted(name: str, value: Any, dtype: pl.DataType) -> Any:
             raise TypeError  # a datetime for a date stays one
         return series[0]
     except Exception:
-        raise TypeError(f"{name} is {value!r:.60}, which is not {dtype_name(dtype)}") from None
+        raise TypeError(f"{name} is {redacted(repr(value)):.60}, which is not {dtype_name(dtype)}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -181,12 +195,20 @@ class Map(Step):
             return None
         out = {"item": dtype, **result, "error": pl.String()}
         single = not isinstance(self.returns, dict)
-        loader = Mapped(found[0], self.arguments, out, single, self.on_error == "stop", context.retries)
+        loader = Mapped(found[0], self.arguments, out, single, self.on_error == "stop", context.retries, bool(files))
         size = max(1, math.ceil(len(items) / _MOST_PARTITIONS))
-        partitions = tuple(items[i : i + size] for i in range(0, len(items), size))
-        sizes = {file.path: (file.path, file.size, file.mtime_ns) for file in files}
+        real = {path: (there,) for path, there in linked((file.path for file in files), context.root).items()}
+        parts = [slice(i, i + size) for i in range(0, len(items), size)]
         # a range says what it is without its numbers
-        facts = tuple([sizes[item] for item in each] if files else [repr(each)] for each in partitions)
+        facts = tuple(
+            [(file.path, file.size, file.mtime_ns, *real.get(file.path, ())) for file in files[part]]
+            if files
+            else [repr(items[part])]
+            for part in parts
+        )
+        partitions = tuple(
+            tuple((file.path, file.mtime_ns) for file in files[part]) if files else items[part] for part in parts
+        )
         return Input(out, loader, partitions, facts, files, functions=(found[0],))
 
     def identity(self) -> Mapping[str, Any]:

@@ -146,10 +146,20 @@ class Read(Step):
             problems.exit_code = max(problems.exit_code, error.exit_code)
             return None
         sizes = {f.path: f.size for f in found.files}
+        real = {path: (there,) for path, there in scan.linked(sizes, context.root).items()}
         separator = found.source.csv.separator  # where no option says it, all files' endings do
         facts = (
             [
-                (found.source.name(p.path), p.start, p.stop, sizes[p.path], p.mtime_ns, p.names, separator)
+                (
+                    found.source.name(p.path),
+                    p.start,
+                    p.stop,
+                    sizes[p.path],
+                    p.mtime_ns,
+                    p.names,
+                    separator,
+                    *real.get(p.path, ()),
+                )
                 for p in partition
             ]
             for partition in found.partitions

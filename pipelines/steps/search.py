@@ -157,18 +157,19 @@ class Search(Folded, Learnt, Step):
         return Searching(found.model, {}, setup, tuple(candidates), tuple(combinations), metric, self.halving)
 
     def _combinations(self) -> list[dict[str, Any]]:
-        total = int(np.prod([len(values) for values in self.grid.values()], dtype=np.int64))
+        grid = dict(sorted(self.grid.items()))  # the order of keys in a config has no meaning
+        total = int(np.prod([len(values) for values in grid.values()], dtype=np.int64))
         if self.trials is not None and self.trials < total:
             rng = np.random.default_rng(self.seed)
             numbers = sorted(rng.choice(total, self.trials, replace=False).tolist())
         elif total > _MOST:
             return [{}] * total if total < 10**6 else [{}] * 10**6
         else:
-            return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+            return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
         found = []
         for number in numbers:
             chosen = dict[str, Any]()
-            for name, values in reversed(self.grid.items()):
+            for name, values in reversed(grid.items()):
                 number, at = divmod(number, len(values))  # noqa: PLW2901
                 chosen[name] = values[at]
             found.append(dict(reversed(chosen.items())))

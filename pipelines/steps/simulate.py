@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.code import Function
 from pipelines.errors import DataError, Issue
-from pipelines.steps.base import Context, Problems, Step
+from pipelines.steps.base import Context, Problems, Step, in_order
 from pipelines.types import Schema
 from pipelines.values import Array
 from pipelines.work import Builder, Ref, Work
@@ -114,6 +114,10 @@ class Simulated(Work):
     @property
     def functions(self) -> tuple[Function, ...]:  # type: ignore[override]
         return (self.streams.make.function,) if isinstance(self.streams.make, Called) else ()
+
+    @property
+    def cuts(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.paths
 
     def count(self, inputs: Sequence[int]) -> int:
         return len(self.paths)
@@ -246,4 +250,6 @@ class Simulate(Step):
             return
 
     def identity(self) -> Mapping[str, Any]:
-        return {**self.model_dump(mode="json", exclude={"chunk"}), "numpy": np.__version__}
+        dumped = self.model_dump(mode="json", exclude={"chunk"})
+        in_order_of = {"assets": list((dumped["assets"] or {}).items()), "arguments": in_order(self.arguments)}
+        return {**dumped, **in_order_of, "numpy": np.__version__}
