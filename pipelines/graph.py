@@ -50,13 +50,15 @@ def needed(graph: Graph, keys: Iterable[Key]) -> Graph:
 class Tasks:
     """The tasks of one step that makes its own: see `steps.base.Builder`."""
 
-    def __init__(self, graph: Graph, name: str, room: Room | None) -> None:
-        self.graph, self.name, self.room = graph, name, room
+    def __init__(
+        self, graph: Graph, name: str, room: Room | None, around: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        self.graph, self.name, self.room, self.around = graph, name, room, around
         self.names = {name}
 
     def task(self, part: str, index: tuple[int, ...], function: Callable[..., Any], *arguments: Any) -> Ref:
         key: Key = (f"{part}+{self.name}" if part else self.name, *index)
-        self.graph[key] = Task(key, function, *map(_argument, arguments))
+        self.graph[key] = Task(key, self.around(function), *map(_argument, arguments))
         self.names.add(key[0])
         return Ref(key)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import polars as pl
 
 from pipelines import events, kernel
 from pipelines.checkpoint import Durable, Load
-from pipelines.errors import DataError, Issue, MachineError, machine_error, may_pass
+from pipelines.errors import DataError, Issue, MachineError, PipelineError, Place, machine_error, may_pass
 from pipelines.exchange import Cuts, Hash, Parcel, Point, Range, Room, Share, Shares, apart, within
 from pipelines.graph import Graph, Key, Table, Tasks, needed, ref, refs, task
 from pipelines.order import Order
@@ -212,6 +213,28 @@ class Attempt:
                 rows, size = _measured(result)
                 events.tell("done", stage=self.stage, rows=rows, bytes=size)
                 return result
+
+
+@dataclass(frozen=True)
+class Own:
+    """A task of a step that makes its own: tried again as others are; what it finds wrong has the step's place."""
+
+    function: Callable[..., Any]
+    stage: str
+    retries: int
+    place: Place
+
+    def __call__(self, *given: Any) -> Any:
+        for tries in itertools.count():
+            try:
+                return self.function(*given)
+            except Exception as error:
+                if tries == self.retries or not may_pass(error):
+                    if isinstance(error, PipelineError):
+                        error.issues = tuple(replace(issue, place=issue.place or self.place) for issue in error.issues)
+                    raise
+                events.tell("retry", stage=self.stage, error=str(error).splitlines()[0])
+                events.back_off(tries)
 
 
 def _measured(result: pl.DataFrame | Parcel | Part) -> tuple[int, int]:
@@ -432,7 +455,11 @@ class _Lowering:
     def work(self, stage: Stage, lowered: Lowered) -> None:
         assert stage.work is not None
         inputs = [[Ref(key) for key in lowered.sources(link)] for link in stage.links]
-        tasks = Tasks(self.graph, stage.key, self.room)
+        node = self.staged.plan.nodes[stage.name]
+        watched = functools.partial(Own, stage=stage.key, retries=node.retries, place=node.place)
+        tasks = Tasks(
+            self.graph, stage.key, self.room, watched if self.ending is not None else lambda function: function
+        )
         found = [each.key for each in stage.work.lower(tasks, inputs)]
         self.parts |= dict.fromkeys((*tasks.names, f"kept+{stage.key}"), stage.key)
         if self.durable is not None and stage.key in self.staged.durable:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines import MachineError, load
+from pipelines import DataError, MachineError, load
 from pipelines.errors import may_pass
 
 COUNTED = """
@@ -32,6 +32,16 @@ def counted(item: str, kind: str, times: int, folder: str) -> int:
 def sleeps(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+def flaky(rng, n, folder):
+    seen = pathlib.Path(folder, "seen")
+    if not seen.exists():
+        seen.touch()
+        raise ConnectionResetError(104, "reset")
+    return rng.random(n)
+
+def texts(rng, n):
+    raise ValueError("no")
 
 def paths(rng, n):
     time.sleep(6)
@@ -143,6 +153,17 @@ def test_a_timeout_holds_for_all_tasks_of_a_step(project: Path, step: str, execu
     with pytest.raises(MachineError, match="the step 'm' took longer than its timeout of 1 s"):
         run(project, f"  t: {{read: t.csv}}\n  m: {step}\n", executor)
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("executor", ["serial", "local"])
+def test_tasks_of_a_steps_own_are_tried_again_and_say_where_they_are(project: Path, executor: str) -> None:
+    step = "{{simulate: {{paths: 10, function: 'mine:{}'{}}}}}"
+    flaky = step.format("flaky", f", arguments: {{folder: '{project}'}}")
+    result, _ = run(project, f"  m: {flaky}\n", executor)
+    (retry,) = json.loads((result.folder / "record.json").read_text())["retries"]
+    assert retry["stage"] == "m"
+    with pytest.raises(DataError, match=r"c.yaml:3:\d+: mine:texts failed: ValueError: no"):
+        run(project, f"  m: {step.format('texts', '')}\n", executor)
 
 
 @pytest.mark.faults

@@ -157,7 +157,10 @@ def _started(
     command = [sys.executable, "-m", "pipelines", "race", str(path), "--executors", executor]
     if ignoring:
         command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
+    started = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - ignored below background jobs
+    )  # fmt: skip
     end = time.monotonic() + 60
     while not list(marks.iterdir()):
         assert time.monotonic() < end

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.code import Function
-from pipelines.errors import DataError, Issue
+from pipelines.errors import DataError, Issue, may_pass
 from pipelines.steps.base import Context, Problems, Step, in_order
 from pipelines.types import Schema
 from pipelines.values import Array
@@ -72,8 +72,10 @@ class Called:
         try:
             return function(rng, paths, **self.arguments)
         except (Exception, SystemExit) as error:
-            failed = f"{type(error).__name__}: {error}".split("\n", 1)[0]
-        raise DataError(Issue(f"{self.function} failed: {failed}", "mend the function"))
+            failed, passing = f"{type(error).__name__}: {error}".split("\n", 1)[0], may_pass(error)
+        wrong = DataError(Issue(f"{self.function} failed: {failed}", "mend the function"))
+        wrong.passing = passing
+        raise wrong
 
 
 @dataclass(frozen=True)
