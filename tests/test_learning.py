@@ -342,6 +342,17 @@ def test_a_saved_model_predicts_the_same_and_a_wrong_schema_names_the_column(
         learn("  model: {load_model: b.model}\n").plan()
 
 
+@pytest.mark.parametrize("estimator", ["linear_model.LogisticRegression", "ensemble.RandomForestClassifier", "svm.SVC"])
+def test_a_models_file_has_the_same_bytes_wherever_it_was_trained(learn: Make, project: Path, estimator: str) -> None:
+    """What is computed from a loaded model is kept under the file's content."""
+    found = set[bytes]()
+    for executor in ("serial", "threads", "local"):
+        steps = f"  model: {{train: {{estimator: sklearn.{estimator}, target: up, {COLUMNS}, params: {{random_state: 1}}}}}}\n"
+        learn(steps + "  s: {save_model: {path: same.model, overwrite: true}}\n").run(executor)
+        found.add((project / "same.model").read_bytes())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("kind", [pl.Categorical(), pl.Enum(["x", "y", "z"]), pl.String()])
 def test_texts_from_a_fixed_choice_are_texts_to_a_saved_model(
     learn: Make, table: pl.DataFrame, kind: pl.DataType

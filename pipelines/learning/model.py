@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import json
 import threading
 import zipfile
@@ -137,12 +138,38 @@ class Trained:
         else:
             from skops.io import dumps
 
-            parts["estimator.skops"] = dumps(self.estimator)
-        out = io.BytesIO()
-        with zipfile.ZipFile(out, "w") as file:
-            for name, content in parts.items():
-                file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
-        return out.getvalue()
+            parts["estimator.skops"] = _steady(dumps(self.estimator))
+        return _zipped(parts)
+
+
+def _zipped(parts: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        for name, content in parts.items():
+            file.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+    return out.getvalue()
+
+
+def _steady(content: bytes) -> bytes:
+    """What skops wrote, as the same bytes each time: it names objects, and the files of their arrays, by where they are in memory."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    schema, numbers, files = json.loads(parts.pop("schema.json")), itertools.count(1), dict[str, str]()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, list):
+            for each in node:
+                walk(each)
+        elif isinstance(node, dict):
+            if "__id__" in node:
+                node["__id__"] = next(numbers)
+            if (name := node.get("file")) in parts:
+                node["file"] = files.setdefault(name, f"{len(files)}{Path(name).suffix}")
+            for each in node.values():
+                walk(each)
+
+    walk(schema)
+    return _zipped({"schema.json": json.dumps(schema).encode()} | {now: parts[before] for before, now in files.items()})
 
 
 def read_manifest(path: Path | BinaryIO) -> dict[str, Any]:
