@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import importlib
 import io
 import json
@@ -887,3 +888,45 @@ def test_a_table_waits_in_files_while_a_model_is_trained_on_it(
     assert not any(Path(each.kept).exists() for each in parked)
     for step in ("m1", "m2", "m3", "m4", "tried"):
         assert metrics(filed, step) == metrics(plain, step)
+
+
+def test_a_split_by_time_is_exact_and_a_row_without_a_time_is_in_no_part(learn: Make) -> None:
+    n = 600
+    large = 2**53
+    days = pl.Series(range(n)).cast(pl.Int32).cast(pl.Date)
+    frame = pl.DataFrame(
+        {
+            "id": range(n),
+            "large": range(large, large + n),
+            "price": pl.Series([i / 100 for i in range(n)]).cast(pl.Decimal(10, 2)),
+            "some": [None if i % 3 == 0 else float("nan") if i % 3 == 1 else float(i) for i in range(n)],
+            "day": [None if i % 2 else day for i, day in enumerate(days)],
+            "zoned": days.cast(pl.Datetime("us", "Europe/Berlin")),
+        }
+    )
+    wanted = {
+        "id, test_from: 300.5": (301, 299, 0),
+        f"large, test_from: {large + 1}": (1, 599, 0),
+        "price, test_from: 0.555": (56, 544, 0),
+        "some, test_from: 300": (100, 100, 400),
+        "day, test_from: 1970-01-11": (5, 295, 300),
+        "zoned, test_from: '1970-01-03T00:00:00+02:00'": (2, 598, 0),
+    }
+    for option, (train, test, none) in wanted.items():
+        made = learn(f"  s: {{split: {{time: {option}}}}}\n", frame)
+        parts = pl.from_pandas(model(made, "s"))["part"].cast(pl.String).to_list()
+        assert (parts.count("train"), parts.count("test"), parts.count(None)) == (train, test, none), option
+    typed = pl.DataFrame(
+        {
+            "i": pl.Series([1], dtype=pl.Int8),
+            "u": pl.Series([1], dtype=pl.UInt64),
+            "f": [1.0],
+            "t": [dt.datetime(2020, 1, 1)],
+        }
+    )
+    for option, said in {
+        "i, test_from: 300": "300 is no int8", "u, test_from: -5": "-5 is no uint64", "f, test_from: .nan": "nan is no float64",
+        "t, test_from: '2020-01-01T00:00:00+02:00'": "has a time zone",
+    }.items():  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            learn(f"  s: {{split: {{time: {option}}}}}\n", typed).plan()

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import datetime
+import decimal
+import zoneinfo
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import ClassVar
 
 import polars as pl
@@ -18,13 +21,13 @@ PARTS = pl.Enum(["train", "validation", "test"])
 class Parted(Operation):
     each = True
     needs: tuple[str, ...]
-    tests: tuple[tuple[str, pl.Expr], ...]
-    """(part, which rows), the first that holds; others are for training."""
+    tests: tuple[tuple[str | None, pl.Expr], ...]
+    """(part or none, which rows), the first that holds; others are for training."""
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         part = pl.lit("train")
         for name, test in reversed(self.tests):
-            part = pl.when(test).then(pl.lit(name)).otherwise(part)
+            part = pl.when(test).then(pl.lit(name, pl.String)).otherwise(part)
         return frame.with_columns(part.cast(PARTS).alias(PART))
 
     def passes(self, columns: Columns) -> bool:
@@ -47,7 +50,7 @@ class Split(Step):
 
     By fraction, a row's part is decided by a hash of its values in `by`: rows with equal values there (an owner's, a day's) come into
     the same part, and a row keeps its part wherever and in how many partitions it runs. With `time`, rows from `test_from` on
-    are for testing: nothing is learnt from what comes later.
+    are for testing: nothing is learnt from what comes later. A row whose time is missing comes into no part: there it is NULL.
     """
 
     kind = "split"
@@ -61,7 +64,10 @@ class Split(Step):
         None, min_length=1, description="The columns that decide, as an order's number or a group. Default: all."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Another seed chooses other rows.")
-    time: str | None = Field(None, description="Instead of `test`: the column with the time.")
+    time: str | None = Field(
+        None,
+        description="Instead of `test`: the column with the time. Where it is NULL (or NaN), so is the part.",
+    )
     test_from: str | int | float | None = Field(None, description="With `time`: where the part for testing begins.")
     validation_from: str | int | float | None = Field(
         None, description="With `time`: where the part for validation begins."
@@ -73,17 +79,19 @@ class Split(Step):
         if (self.test is None) == (self.time is None):
             problems.add((), "say how to split: either `test` or `time`", "for example `split: {test: 0.2}`")
             return None
-        tests = list[tuple[str, pl.Expr]]()
+        tests = list[tuple[str | None, pl.Expr]]()
         if self.time is not None:
             needs: tuple[str, ...] = (self.time,)
             if self.test_from is None:
                 problems.add((), "`test_from` is missing", "test_from: 2010-01-01")
             if problems.column(("time",), self.time, schema):
+                time = pl.col(self.time)
+                tests.append((None, time.is_null() | time.is_nan() if schema[self.time].is_float() else time.is_null()))
                 for option, part in (("test_from", "test"), ("validation_from", "validation")):
                     if (text := getattr(self, option)) is not None and (
                         at := self._at(option, text, schema[self.time], problems)
                     ) is not None:
-                        tests.append((part, pl.col(self.time) >= pl.lit(at, dtype=schema[self.time])))
+                        tests.append((part, time >= pl.lit(at, dtype=schema[self.time])))
         else:
             assert self.test is not None
             for i, name in enumerate(self.by or []):
@@ -110,13 +118,37 @@ class Split(Step):
             if isinstance(dtype, pl.Date):
                 return datetime.date.fromisoformat(str(given))
             if isinstance(dtype, pl.Datetime):
-                return datetime.datetime.fromisoformat(str(given))
+                stamp = datetime.datetime.fromisoformat(str(given))
+                if stamp.tzinfo and not dtype.time_zone:
+                    what = f"{given!r} has a time zone, and {self.time!r} has none"
+                    problems.add((option,), what, "write it without")
+                    return None
+                return (
+                    stamp.astimezone(zoneinfo.ZoneInfo(dtype.time_zone)) if stamp.tzinfo and dtype.time_zone else stamp
+                )
             if dtype.is_numeric():
-                return float(given)
-        except ValueError:
-            problems.add((option,), f"{given!r} is no {dtype_name(dtype)}", "write it as 2010-01-01")
+                return _number(given, dtype)
+        except (ValueError, ArithmeticError):
+            example = "a number that it can hold" if dtype.is_numeric() else "2010-01-01"
+            problems.add((option,), f"{given!r} is no {dtype_name(dtype)}", f"write it as {example}")
             return None
         problems.add(
             ("time",), f"{self.time!r} is {dtype_name(dtype)}, not a time", "choose a date, a time or a number"
         )
         return None
+
+
+def _number(given: str | int | float, dtype: pl.DataType) -> int | float | Decimal:
+    """The smallest number of the type that is not below the given one. Raises ValueError or ArithmeticError where there is none."""
+    exact = Decimal(str(given))
+    if not exact.is_finite():
+        raise ValueError
+    if dtype.is_float():
+        return float(exact)
+    if isinstance(dtype, pl.Decimal):
+        return exact.quantize(Decimal(1).scaleb(-dtype.scale), ROUND_CEILING, decimal.Context(dtype.precision or 38))
+    low, high = pl.select(dtype.min(), max=dtype.max()).row(0)  # type: ignore[attr-defined]
+    whole = int(exact.to_integral_value(ROUND_CEILING))
+    if not low <= whole <= high:
+        raise ValueError
+    return whole
