@@ -930,3 +930,41 @@ def test_a_split_by_time_is_exact_and_a_row_without_a_time_is_in_no_part(learn: 
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             learn(f"  s: {{split: {{time: {option}}}}}\n", typed).plan()
+
+
+@pytest.mark.parametrize("fitted", [pl.Int64(), pl.Float64(), pl.Decimal(5, 2)])
+def test_a_category_that_is_a_number_is_known_in_every_type(
+    learn: Make, table: pl.DataFrame, fitted: pl.DataType
+) -> None:
+    code = (pl.col("id") % 3).cast(fitted).alias("code")
+    steps = "  seen: {features: {one_hot: code, ordinal: code}}\n  model: {from: [t, seen], train: {estimator: sklearn.tree.DecisionTreeClassifier, target: kind}}\n"
+    frame = table.with_columns(code, kind=pl.col("id") % 3)
+    trained = model(learn(steps + "  s: {save_model: {path: a.model, overwrite: true}}\n", frame))
+    learn(steps + "  s: {save_model: {path: a.model, overwrite: true}}\n", frame).run("threads")
+    x = trained.matrix(frame)
+    again = "  model: {load_model: a.model}\n  p: {from: [t, model], predict: {}}\n  only: {select: [prediction]}\n"
+    for other in (pl.Int8(), pl.Int64(), pl.Float32(), pl.Float64(), pl.Decimal(9, 4)):
+        cast = frame.with_columns(pl.col("code").cast(other))
+        assert (trained.matrix(cast) == x).all()
+        found = learn(again, cast).compile("only")["only"].compute(scheduler="sync")
+        assert found["prediction"].tolist() == frame["kind"].to_list()
+    strange = frame.with_columns(pl.col("code").cast(pl.Float64) + 0.25)
+    assert fitted.is_float() or (trained.matrix(strange)[:, 0] == -1).all()
+
+
+def test_a_type_that_features_cannot_take_is_an_issue(learn: Make) -> None:
+    frame = pl.DataFrame(
+        {
+            "d": [dt.date(2020, 1, 1)], "t": [dt.time(1, 2)], "long": [dt.timedelta(1)], "raw": [b"x"], "s": [dt.datetime(2020, 1, 1)],
+        }
+    )  # fmt: skip
+    for options, said in {
+        "date_parts: {d: [hour]}": "'d' is date: it has no hour",
+        "date_parts: {t: [minute, year]}": "'t' is time: it has no year",
+        "one_hot: long": "'long' is duration: it has no categories",
+        "ordinal: raw": "'raw' is binary: it has no categories",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            learn(f"  seen: {{features: {{{options}}}}}\n", frame).plan()
+    everything = "one_hot: [d, t, s], date_parts: {d: [year, ordinal_day], t: [hour, minute], s: [year, minute]}"
+    assert len(model(learn(f"  seen: {{features: {{{everything}}}}}\n", frame), "seen").names) == 9

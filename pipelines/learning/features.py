@@ -92,7 +92,7 @@ class Transform:
         return np.where(np.isnan(values), self.means[name], values) if self.asked.impute else values
 
     def codes(self, frame: pl.DataFrame, name: str) -> Any:
-        values = frame[name].cast(pl.String)
+        values = _as(frame[name], self.inputs[name]).cast(pl.String)
         known = pl.Series(self.categories[name], dtype=pl.String)
         return values.replace_strict(
             known, pl.int_range(len(known), eager=True), default=-1, return_dtype=pl.Int64
@@ -223,6 +223,15 @@ class Fit:
         names += [f"{name}={each}" for name in asked.one_hot for each in categories[name]]
         names += [f"{name}_{part}" for name, parts in asked.date_parts.items() for part in parts]
         return Transform(asked, self.inputs, tuple(names), means, spreads, edges, categories, rows)
+
+
+def _as(values: pl.Series, fitted: pl.DataType) -> pl.Series:
+    """Numbers in the type that was fitted, since categories are compared as texts (1, 1.0); NULL where it has no such number."""
+    numbers = values.dtype.is_numeric() and fitted.is_numeric()
+    if not numbers or values.dtype == fitted or (values.dtype.is_float() and fitted.is_float()):
+        return values
+    cast = values.cast(fitted, strict=False)
+    return cast.set(cast.cast(values.dtype, strict=False).ne_missing(values), None)
 
 
 def _edges(found: Sequence[tuple[Any, Any]], count: int) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,6 +28,18 @@ def part_of(asked: str | None, default: str, schema: Schema, problems: Problems)
             ("part",), f"the table has no column {PART!r} of parts", "put a `split` before, or leave `part` out"
         )
     return (asked or default) if split else None
+
+
+def _parts(dtype: pl.DataType) -> list[str]:
+    """Of a date what Polars tells of this type."""
+    from pipelines.learning.features import DATE_PARTS
+
+    found = list[str]()
+    for part in DATE_PARTS:
+        with contextlib.suppress(pl.exceptions.PolarsError):
+            getattr(pl.Series([], dtype=dtype).dt, part)()
+            found.append(part)
+    return found
 
 
 def lagging(schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
@@ -163,7 +176,7 @@ class FeaturesStep(Step):
                             f"{name!r} is {dtype_name(dtype)}, not a number",
                             "put it under `one_hot` or `ordinal`",
                         )
-                    elif dtype.is_nested():
+                    elif dtype.is_nested() or isinstance(dtype, pl.Duration | pl.Binary):  # they have no texts
                         problems.add(
                             (option, i), f"{name!r} is {dtype_name(dtype)}: it has no categories", "leave it out"
                         )
@@ -194,6 +207,9 @@ class FeaturesStep(Step):
                     problems.add(
                         ("date_parts", name, i), f"unknown part of a date {part!r}", did_you_mean(part, DATE_PARTS)
                     )
+                elif not problems.issues and (known := _parts(schema[name])) and part not in known:
+                    what = f"{name!r} is {dtype_name(schema[name])}: it has no {part}"
+                    problems.add(("date_parts", name, i), what, f"it has: {', '.join(known)}")
         scaled = [name for name, (of, _) in lags.names.items() if of in self.scale] if lags else []
         kept = [name for name in lags.names if name not in scaled] if lags else []
         asked = Asked(
