@@ -968,3 +968,36 @@ def test_a_type_that_features_cannot_take_is_an_issue(learn: Make) -> None:
             learn(f"  seen: {{features: {{{options}}}}}\n", frame).plan()
     everything = "one_hot: [d, t, s], date_parts: {d: [year, ordinal_day], t: [hour, minute], s: [year, minute]}"
     assert len(model(learn(f"  seen: {{features: {{{everything}}}}}\n", frame), "seen").names) == 9
+
+
+@pytest.mark.parametrize("estimator", ["sklearn.linear_model.LinearRegression", "sklearn.linear_model.Ridge"])
+def test_an_infinite_target_is_refused(learn: Make, table: pl.DataFrame, estimator: str) -> None:
+    frame = table.with_columns(pl.when(pl.col("id") == 7).then(float("-inf")).otherwise("size").alias("size"))
+    text = f"  model: {{train: {{estimator: {estimator}, target: size, {COLUMNS}}}}}\n"
+    with pytest.raises(DataError, match="the target 'size' is infinite in 1 row of a partition"):
+        learn(text, frame).run("threads")
+
+
+def test_a_target_of_another_type_is_an_issue_where_its_values_are_not_comparable(
+    learn: Make, table: pl.DataFrame
+) -> None:
+    kinds = table.with_columns(
+        one=pl.col("up").cast(pl.Int64), small=pl.col("up").cast(pl.Int8), real=pl.col("up").cast(pl.Float64),
+        fixed=pl.col("kind").cast(pl.Enum(["z", "y", "x"])),
+    )  # fmt: skip
+    steps = "  model: {{train: {{estimator: sklearn.naive_bayes.GaussianNB, target: {}, columns: [a, b]}}}}\n  m: {{from: [t, model], evaluate: {{target: {}}}}}\n"
+    with pytest.raises(ConfigError, match="'one' is int64, and the model was trained on boolean"):
+        learn(steps.format("up", "one"), kinds).plan()
+    with pytest.raises(ConfigError, match="'up' is boolean, and the model was trained on string"):
+        learn(steps.format("kind", "up"), kinds).plan()
+    for target, other in (("one", "small"), ("one", "real"), ("small", "one"), ("fixed", "kind"), ("kind", "fixed")):
+        found = metrics(learn(steps.format(target, other), kinds).run("threads"))
+        assert found == metrics(learn(steps.format(target, target), kinds).run("threads"))
+
+
+def test_rows_without_a_time_are_in_no_fold(learn: Make, table: pl.DataFrame) -> None:
+    text = f"  m: {{cross_validate: {{{LOGISTIC}, time: id}}}}\n"
+    known = table.with_row_index("row").filter(pl.col("row") % 3 > 0).drop("row")
+    missing = table.with_columns(pl.when(pl.col("id") % 3 > 0).then("id").alias("id"))
+    wanted, found = (metrics(learn(text, frame).run("threads")) for frame in (known, missing))
+    assert found == pytest.approx(wanted, rel=1e-9)

@@ -120,6 +120,10 @@ class Target:
         if missing:
             what = f"the target {self.name!r} is missing in {missing:,} row{'s' * (missing != 1)} of a partition"
             raise DataError(Issue(what, f"leave them out before: filter: {self.name} IS NOT NULL"))
+        infinite = int(values.is_infinite().sum()) if values.dtype.is_float() else 0
+        if infinite:
+            what = f"the target {self.name!r} is infinite in {infinite:,} row{'s' * (infinite != 1)} of a partition"
+            raise DataError(Issue(what, "leave them out before with `filter`, or mend them with `derive`"))
         return values
 
     def classes(self, frame: pl.DataFrame) -> list[Any]:
@@ -130,20 +134,21 @@ class Target:
         values = self.of(frame)
         if classes is None:
             return values.cast(pl.Float64).to_numpy().copy()
-        known = pl.Series(list(classes), dtype=values.dtype if not isinstance(values.dtype, pl.Enum) else pl.String)
-        values = values.cast(known.dtype)
-        strange = values.filter(~values.is_in(known.implode()))
-        if len(strange):
+        numbers = {label: i for i, label in enumerate(classes)}  # Python's: 1 is 1.0
+        here = values.unique()
+        if strange := [label for label in here.sort().to_list() if label not in numbers]:
             what = f"the label {strange[0]!r} of {self.name!r} was not there when the model was trained"
             raise DataError(Issue(what, f"it knows {', '.join(map(repr, classes))}"))
+        codes = pl.Series([numbers[label] for label in here.to_list()], dtype=pl.Int64)
         return (
-            values.replace_strict(known, pl.int_range(len(known), eager=True), return_dtype=pl.Int64).to_numpy().copy()
-        )
+            values.replace_strict(here, codes, return_dtype=pl.Int64).cast(pl.Int64).to_numpy().copy()
+        )  # where none is
 
 
 @dataclass(frozen=True)
 class Folds:
-    """In which fold a row is: by a hash of some columns, or by where it is in time (0 is the first stretch, never tried on)."""
+    """In which fold a row is: by a hash of some columns, or by where it is in time (0 is the first stretch, never tried on; a
+    row whose time is missing is in none)."""
 
     count: int
     by: tuple[str, ...]
@@ -164,12 +169,14 @@ class Folds:
                 .copy()
             )
         times = frame[self.time].to_physical().cast(pl.Float64).to_numpy()
-        return np.searchsorted(cuts, times, side="right").astype("int16")
+        after_all = self.count + 1  # no fold has this number, and all are learnt from what has a smaller one
+        return np.where(np.isnan(times), after_all, np.searchsorted(cuts, times, side="right")).astype("int16")
 
     def times(self, frame: pl.DataFrame) -> Any:
         """For the cuts: how often each time is there."""
         assert self.time is not None
-        return frame.group_by(pl.col(self.time).to_physical().cast(pl.Float64)).len().sort(self.time)
+        known = frame.select(pl.col(self.time).to_physical().cast(pl.Float64)).drop_nulls().drop_nans()
+        return known.group_by(self.time).len().sort(self.time)
 
     def cuts(self, found: Sequence[pl.DataFrame]) -> Any:
         """Where to cut, so that folds have about as many rows and no time is in two."""
@@ -179,6 +186,8 @@ class Folds:
         total = before[-1] if len(before) else 0
         at = [int(np.searchsorted(before, total * i / (self.count + 1))) for i in range(1, self.count + 1)]
         values = times[self.time].to_numpy()
+        if not len(values):
+            return np.empty(0)
         return np.array([values[min(i + 1, len(values) - 1)] for i in at])
 
 

@@ -10,8 +10,8 @@ from pydantic import Field
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.steps.features import lagging, part_of
-from pipelines.steps.predict import fits, waiting
-from pipelines.types import Schema, dtype_name
+from pipelines.steps.predict import fits, target_type, waiting
+from pipelines.types import Schema, alike, dtype_name
 from pipelines.values import Metrics, Model, Value
 from pipelines.work import Builder, Ref, Work
 
@@ -126,6 +126,11 @@ class Evaluate(Step):
                 f"{target!r} is {dtype_name(schema[target])}, and the model predicts numbers",
                 "choose another column",
             )
+        if not problems.issues and target is not None and model.task == "classification":
+            wanted, found = target_type(model), schema[target]
+            if not alike(found, wanted):
+                what = f"{target!r} is {dtype_name(found)}, and the model was trained on {dtype_name(wanted)}"
+                problems.add(("target",), what, "cast it with `derive`, or choose another column")
         part = part_of(self.part, "test", schema, problems)
         if problems.issues or target is None:
             return None
