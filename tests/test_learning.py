@@ -1001,3 +1001,38 @@ def test_rows_without_a_time_are_in_no_fold(learn: Make, table: pl.DataFrame) ->
     missing = table.with_columns(pl.when(pl.col("id") % 3 > 0).then("id").alias("id"))
     wanted, found = (metrics(learn(text, frame).run("threads")) for frame in (known, missing))
     assert found == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".",
+        "..a",
+        "a..b",
+        "builtins.dict",
+        "json.JSONDecoder",
+        "xgboost.Booster",
+        "os.system",
+        "sklearn.base.BaseEstimator",
+    ],
+)
+def test_what_is_no_estimator_is_an_issue_and_is_not_called(learn: Make, project: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"names no class|is no estimator"):
+        learn(f"  model: {{train: {{estimator: {name}, target: up}}}}\n").plan()
+    begun = project / "begun"
+    with pytest.raises(ConfigError, match=r"subprocess.Popen is no estimator"):
+        learn(
+            f"  model: {{train: {{estimator: subprocess.Popen, target: up, params: {{args: [touch, '{begun}']}}}}}}\n"
+        ).plan()
+    assert not begun.exists()
+
+
+def test_liblinear_penalises_the_intercept_and_so_runs_on_one_worker(learn: Make, table: pl.DataFrame) -> None:
+    x, y = table.select("a", "b", "c", "d").to_numpy(), table["up"].to_numpy()
+    found = model(learn(f"  model: {{train: {{{LOGISTIC}, params: {{solver: liblinear, C: 0.01}}}}}}\n"))
+    wanted = LogisticRegression(solver="liblinear", C=0.01, random_state=0).fit(x, y)
+    assert found.about["how"] == WORDS["one_worker"]
+    assert np.allclose(found.estimator.intercept_, wanted.intercept_)
+    for solver in ("lbfgs", "newton-cg", "sag"):
+        made = model(learn(f"  model: {{train: {{{LOGISTIC}, params: {{solver: {solver}}}}}}}\n"))
+        assert made.about["how"] == WORDS["newton"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from pipelines.errors import did_you_mean
+from pipelines.errors import DataError, Issue, did_you_mean
 
 How = Literal["newton", "least_squares", "lloyd", "partial_fit", "one_worker", "dask"]
 WORDS: Mapping[How, str] = {
@@ -52,7 +53,7 @@ KNOWN: Mapping[str, Known] = {
             "max_iter": _ANY,
             "fit_intercept": _ANY,
             "penalty": ("l2", None),
-            "solver": _ANY,
+            "solver": ("lbfgs", "newton-cg", "newton-cholesky", "sag", "saga"),  # liblinear penalises the intercept
         },
         needs="two classes, no missing values",
     ),
@@ -162,6 +163,8 @@ class Chosen:
     task: Literal["classification", "regression", "clustering"]
     how: How
     missing: bool
+    chances: bool
+    """Whether it tells probabilities of classes."""
     versions: tuple[tuple[str, str], ...]
 
     @property
@@ -170,6 +173,21 @@ class Chosen:
 
     def made(self, **more: Any) -> Any:
         return estimator_class(self.name)(**{**dict(self.params), **more})
+
+    def made_for(self, classes: Sequence[Any] | None) -> Any:
+        """With the weights of classes, which a config names by texts, by the classes' numbers."""
+        weights = dict(self.params).get("class_weight")
+        if classes is None or not isinstance(weights, Mapping):
+            return self.made()
+        numbers = {text: i for i, each in enumerate(classes) for text in _spellings(each)}
+        if strange := [str(name) for name in weights if str(name) not in numbers]:
+            known = f"the classes are {', '.join(map(repr, classes[:20]))}"
+            raise DataError(Issue(f"`class_weight` names {strange[0]!r}, which is no class of the target", known))
+        return self.made(class_weight={numbers[str(name)]: weight for name, weight in weights.items()})
+
+
+def _spellings(label: Any) -> Sequence[str]:
+    return (str(label), str(label).lower(), str(int(label))) if isinstance(label, bool) else (str(label),)
 
 
 @functools.cache
@@ -200,6 +218,8 @@ def estimator_class(name: str) -> Any:
         raise EstimatorError(f"importing {module} failed: {error}", "install that library") from None
     except AttributeError:
         raise EstimatorError(f"there is no {name}", did_you_mean(name, KNOWN)) from None
+    except Exception as error:
+        raise EstimatorError(f"importing {module} failed: {type(error).__name__}: {error}", "mend it") from None
 
 
 def _alternative(cls: str) -> str:
@@ -212,15 +232,17 @@ def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chos
         import sklearn.base
     except ModuleNotFoundError:
         raise EstimatorError("scikit-learn is not installed", INSTALL) from None
-    if "." not in name:
+    if "." not in name or not all(each.isidentifier() for each in name.split(".")):
         raise EstimatorError(
             f"{name!r} names no class",
             next((f"write {known}" for known in KNOWN if known.endswith("." + name)), did_you_mean(name, KNOWN)),
         )
     cls = estimator_class(name)
-    known_params = _parameters(cls)
+    if not inspect.isclass(cls) or not hasattr(cls, "fit") or not hasattr(cls, "get_params"):  # before it is called
+        raise EstimatorError(f"{name} is no estimator: no class with `fit`", "see `pipelines steps train`")
+    known_params, takes_more = _parameters(cls)
     for param in params:
-        if param not in known_params:
+        if param not in known_params and (not takes_more or difflib.get_close_matches(param, known_params, 1, 0.9)):
             raise EstimatorError(
                 f"{name.rpartition('.')[2]} has no parameter {param!r}",
                 did_you_mean(param, known_params),
@@ -230,13 +252,11 @@ def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chos
     if "random_state" in known_params and "random_state" not in given:
         given["random_state"] = seed
     try:
-        made = cls(**given)
+        made: Any = cls(**given)
     except Exception as error:
         raise EstimatorError(
             f"{name} refuses its parameters: {error}", "look at its documentation", ("params",)
         ) from None
-    if not hasattr(made, "fit") or not hasattr(made, "get_params"):
-        raise EstimatorError(f"{name} is no estimator: it has no `fit`", "see `pipelines steps train`")
     if hasattr(made, "_parameter_constraints"):
         try:
             made._validate_params()
@@ -272,7 +292,7 @@ def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chos
         how = "dask"
     elif method != "one_worker" and known is not None:
         how = known.how
-        if known.only is not None and (others := [p for p, value in params.items() if not _same(known.only, p, value)]):
+        if known.only is not None and (others := [p for p in params if not _same(known.only, p, params[p])]):
             if method == "block_wise":
                 raise EstimatorError(
                     f"{name} runs block-wise only without {others[0]!r}",
@@ -294,22 +314,20 @@ def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chos
         versions[package] = "unknown"
     tags = getattr(made, "__sklearn_tags__", None)
     missing = known.missing if known else bool(tags and tags().input_tags.allow_nan)
-    return Chosen(name, tuple(given.items()), task, how, missing, tuple(sorted(versions.items())))
+    chances = task == "classification" and hasattr(told, "predict_proba")
+    return Chosen(name, tuple(given.items()), task, how, missing, chances, tuple(sorted(versions.items())))
 
 
 def _same(only: Mapping[str, Any], param: str, value: Any) -> bool:
     return param in only and (only[param] is None or value in only[param])
 
 
-def _parameters(cls: Any) -> list[str]:
-    """Names that the class takes; XGBoost's wrappers take many by `**kwargs`."""
+def _parameters(cls: Any) -> tuple[list[str], bool]:
+    """Names that the class takes, and whether it takes others: XGBoost's and LightGBM's do by `**kwargs`."""
     try:
         names = list(cls().get_params())
-    except TypeError:
+    except Exception:  # it needs some
         names = []
-    own = [
-        p.name
-        for p in inspect.signature(cls.__init__).parameters.values()
-        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    return sorted({*names, *own} - {"self"})
+    taken = inspect.signature(cls.__init__).parameters.values()
+    own = [p.name for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return sorted({*names, *own} - {"self"}), any(p.kind == p.VAR_KEYWORD for p in taken)
