@@ -93,6 +93,8 @@ class Model(Value):
     lags: Lags | None = None
     loaded: bool = False
     """Whether it is there when the run begins."""
+    chances: bool = True
+    """Whether it tells probabilities of classes."""
 
     def __str__(self) -> str:
         of = f" of {self.target}" if self.target else ""

@@ -1003,6 +1003,80 @@ def test_rows_without_a_time_are_in_no_fold(learn: Make, table: pl.DataFrame) ->
     assert found == pytest.approx(wanted, rel=1e-9)
 
 
+def test_folds_without_rows_do_not_count(learn: Make, table: pl.DataFrame) -> None:
+    for groups in (2, 3, 5, 8):
+        frame = table.with_columns(grp=pl.col("id") % groups)
+        for seed in range(4):
+            steps = f"  seen: {{features: {{scale: [a, b]}}}}\n  m: {{from: [t, seen], cross_validate: {{estimator: sklearn.naive_bayes.GaussianNB, target: up, by: grp, seed: {seed}}}}}\n"
+            numbers = frame.select(pl.struct("grp").hash(seed) % 5).to_series()
+            if numbers.n_unique() > 1:
+                found = metrics(learn(steps, frame).run("threads"))
+                assert found["rows"] == pytest.approx(numbers.value_counts()["count"].mean())
+            else:
+                with pytest.raises(DataError, match="the groups of `by` are all in this one"):
+                    learn(steps, frame).run("threads")
+    halved = "search: {estimator: sklearn.tree.DecisionTreeClassifier, target: up, columns: [a, b], by: grp, grid: {max_depth: [1, 2, 3]}"
+    for more in ("", ", halving: 3"):
+        found = model(learn(f"  model: {{{halved}{more}}}}}\n", table.with_columns(grp=pl.col("id") % 2)))
+        assert found.metrics["cv_log_loss"] > 0
+
+
+SHORT = {
+    "sklearn.tree.DecisionTreeClassifier": "{max_depth: 2}",
+    "sklearn.linear_model.LogisticRegression": "{max_iter: 500}",
+    "xgboost.XGBClassifier": "{n_estimators: 5}",
+    "lightgbm.LGBMClassifier": "{n_estimators: 5, verbose: -1}",
+}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", SHORT)
+def test_a_class_that_a_fold_has_not_seen_has_the_chance_0(
+    learn: Make, table: pl.DataFrame, name: str, classes: int
+) -> None:
+    installed(name.partition(".")[0])
+    labels = pl.Series(np.where(table["a"] > 1, "a", np.where(table["b"] > 0, "b", "c"))[:900])
+    frame = table[:900].with_columns(labels.replace({"b": "c"} if classes == 2 else {}).alias("label"))
+    lacks = pl.col("id") < 300
+    frame = frame.with_columns(
+        pl.when(lacks & (pl.col("label") == ("b" if classes == 3 else "a")))
+        .then(pl.lit("c"))
+        .otherwise("label")
+        .alias("label")
+    )
+    options = (
+        f"estimator: {name}, params: {SHORT[name]}, target: label, {COLUMNS}, time: id, folds: 2, method: one_worker"
+    )
+    made = learn(f"  m: {{cross_validate: {{{options}}}}}\n", frame)
+    if classes == 2 and "Tree" not in name:
+        with pytest.raises(DataError, match=r"one class"):
+            made.run("threads")
+        return
+    found = metrics(made.run("threads"))
+    x, known = frame.select("a", "b", "c", "d").to_numpy(), frame["label"].unique().sort().to_list()
+    codes = np.array([known.index(each) for each in frame["label"]])
+    dtype = "float32" if "xgboost" in name else "float64"
+    losses, right = [], []
+    for k in (1, 2):
+        before, inside = slice(0, 300 * k), slice(300 * k, 300 * k + 300)
+        seen, y = np.unique(codes[before], return_inverse=True)
+        params = {key: int(value) for key, value in (each.split(": ") for each in SHORT[name].strip("{}").split(", "))}
+        own = estimator_class(name)(random_state=0, **params).fit(x[before].astype(dtype), y)
+        chances = np.zeros((300, len(known)))
+        told = own.predict_proba(x[inside].astype(dtype)).astype("float64")
+        chances[:, seen] = told / told.sum(axis=1, keepdims=True)
+        losses.append(sk.log_loss(codes[inside], chances, labels=range(len(known))))
+        right.append((seen[own.predict(x[inside].astype(dtype))] == codes[inside]).mean())
+    assert found["log_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(np.mean(right))
+    if "XGB" in name:
+        far = learn(
+            f"  m: {{cross_validate: {{{options.replace('one_worker', 'distributed')}}}}}\nexecutor: {{kind: local, workers: 2}}\n",
+            frame,
+        )
+        assert metrics(far.run())["log_loss"] == pytest.approx(found["log_loss"], rel=0.05)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -16,7 +16,7 @@ import numpy as np
 from pipelines.errors import DataError, Issue, MachineError
 from pipelines.learning.blocks import Held, one_thread
 from pipelines.learning.estimators import KNOWN, estimator_class
-from pipelines.learning.fitting import Fitted, Whole, failed, on_a_cluster
+from pipelines.learning.fitting import Fitted, Whole, gaps, guarded, no_rows, on_a_cluster
 
 
 @dataclass(frozen=True)
@@ -29,30 +29,34 @@ class OnDask(Whole):
         one_thread()
         counts = [len(block.chosen(self.fold)[0]) for block in blocks]
         if not sum(counts):
-            raise DataError(Issue("there are no rows to learn from", "look at them with --to; `split` names the part"))
+            raise no_rows(self.fold)
         short, becomes = self.chosen.short, KNOWN[self.chosen.name].becomes
         if classes is not None and (len(classes) < 2 or (becomes and len(classes) > 2)):
             what = f"{short} runs on Dask arrays for two classes" if len(classes) > 2 else "a classifier needs two"
             said = f"the target has {len(classes)}: {', '.join(map(repr, classes[:5]))}"
             raise DataError(Issue(f"{what}, and {said}", "for more classes, take an estimator on one worker"))
-        estimator = wrong = None
+        seen = None
+        if classes is not None:
+            y = [np.unique(block.chosen(self.fold)[1]) for block in blocks]
+            seen = gaps(self.chosen, np.concatenate(y), classes, self.fold)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
-                fit = self.of_dask_ml if becomes else self.boosted
-                estimator = fit(blocks, counts)
-            except (ValueError, TypeError, ZeroDivisionError, np.linalg.LinAlgError) as error:
-                wrong = failed(short, error)
-        if wrong is not None:
-            raise wrong
-        return Fitted(estimator, sum(counts))
+            if becomes:
+                estimator = guarded(short, self.of_dask_ml, blocks, counts)
+            else:
+                estimator = guarded(short, self.boosted, blocks, counts, seen, classes)
+        return Fitted(estimator, sum(counts), seen=seen)
 
-    def arrays(self, blocks: Sequence[Any], counts: Sequence[int], width: int, dtype: Any) -> tuple[Any, Any]:
+    def arrays(
+        self, blocks: Sequence[Any], counts: Sequence[int], width: int, dtype: Any, seen: Any = None
+    ) -> tuple[Any, Any]:
         """x and y; `blocks` are blocks, or futures of them."""
         import dask.array as da
         from dask import delayed
 
-        parts = [delayed(_part, pure=False)(block, self.fold) for block, n in zip(blocks, counts, strict=True) if n]
+        parts = [
+            delayed(_part, pure=False)(block, self.fold, seen) for block, n in zip(blocks, counts, strict=True) if n
+        ]
         rows = [n for n in counts if n]
         x = da.concatenate(
             [da.from_delayed(each[0], (n, width), dtype=dtype) for each, n in zip(parts, rows, strict=True)]
@@ -84,7 +88,7 @@ class OnDask(Whole):
             made.fit(x) if y is None else made.fit(x, y)
         return _becomes(made, KNOWN[self.chosen.name].becomes, first.shape[1])
 
-    def boosted(self, blocks: Sequence[Held], counts: Sequence[int]) -> Any:
+    def boosted(self, blocks: Sequence[Held], counts: Sequence[int], seen: Any, classes: Sequence[Any] | None) -> Any:
         if not _several():
             raise MachineError(
                 Issue(
@@ -95,12 +99,13 @@ class OnDask(Whole):
         package, _, name = self.chosen.name.partition(".")
         first = blocks[0].x
         with _client() as client:
-            x, y = self.arrays(self.scattered(client, blocks), counts, first.shape[1], first.dtype)
+            x, y = self.arrays(self.scattered(client, blocks), counts, first.shape[1], first.dtype, seen)
             x, y = client.persist([x, y])
             if package == "lightgbm":
                 import lightgbm
 
-                return getattr(lightgbm, f"Dask{name}")(client=client, **dict(self.chosen.params)).fit(x, y).to_local()
+                params = self.chosen.made_for(classes).get_params()
+                return getattr(lightgbm, f"Dask{name}")(client=client, **params).fit(x, y).to_local()
             import xgboost.dask
 
             made = getattr(xgboost.dask, f"Dask{name}")(**dict(self.chosen.params))
@@ -115,9 +120,9 @@ def _imported(module: str) -> None:
     importlib.import_module(module if module.startswith("dask_ml") else f"{module}.dask")
 
 
-def _part(block: Held, fold: int | None) -> tuple[Any, Any]:
+def _part(block: Held, fold: int | None, seen: Any) -> tuple[Any, Any]:
     x, y = block.chosen(fold)
-    return np.asarray(x), y
+    return np.asarray(x), y if seen is None else np.searchsorted(seen, y)
 
 
 def _several() -> bool:

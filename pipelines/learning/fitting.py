@@ -19,6 +19,7 @@ from pipelines.work import Builder, Ref
 _ROWS = 1 << 14
 """Rows at a time, so that copies of them stay in the processor's cache."""
 _FAN_IN = 16
+_LIBRARIES = ("sklearn", "xgboost", "lightgbm", "dask_ml")
 _NEWTON, _LLOYD, _STEPS = 16, 24, 300
 """Steps of Newton's and of Lloyd's method where `max_iter` is not given, and at most."""
 
@@ -31,6 +32,8 @@ class Fitted:
     rows: int
     iterations: int | None = None
     converged: bool = True
+    seen: Any = None
+    """The class numbers that the estimator's own ones stand for, where those are others."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Learner:
     def _steps(self, fit: Fit, method: Newton | Lloyd, state: Ref, usual: int) -> Ref:
         """Each costs a task a block, also when the fit has converged before."""
         params = dict(self.chosen.params)
-        for step in range(min(int(params["max_iter"]), _STEPS) if "max_iter" in params else usual):
+        for step in range(max(1, min(int(params["max_iter"]), _STEPS)) if "max_iter" in params else usual):
             total = fit.tree(fit.each(method.partial, state, step=(step,)), _added, (step,))
             state = fit.task("step", (step,), method.update, total, state)
         return fit.last(method.fitted, state, self.chosen)
@@ -155,6 +158,48 @@ def _added(found: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...] | None:
 
 def _pieces(x: Any) -> list[slice]:
     return [slice(at, at + _ROWS) for at in range(0, len(x), _ROWS)]
+
+
+def guarded(who: str, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+    """What an estimator's own function returns; its errors are of the data or the parameters."""
+    wrong = None
+    try:
+        return function(*arguments, **more)
+    except Exception as error:
+        usual = (ValueError, TypeError, IndexError, ZeroDivisionError, np.linalg.LinAlgError)
+        if not isinstance(error, usual) and type(error).__module__.split(".")[0] not in _LIBRARIES:
+            raise
+        wrong = failed(who, error)
+    raise wrong
+
+
+def no_rows(fold: int | None) -> DataError:
+    what, remedy = "there are no rows to learn from", "look at them with --to; `split` names the part"
+    if fold is not None and fold < 0:
+        what, remedy = f"{what} before the fold {-fold} in time", "look at them with --to; perhaps take fewer folds"
+    elif fold is not None:
+        what = f"{what} without the fold {fold}: the groups of `by` are all in this one"
+        remedy = "name columns with more different values in `by`, set another `seed`, or look at the rows with --to"
+    return DataError(Issue(what, remedy))
+
+
+def one_class(found: Sequence[Any], fold: int | None = None) -> DataError:
+    what, remedy = f"the target has one class only: {', '.join(map(repr, found))}", "a classifier needs two"
+    if fold is not None:
+        what += f" (in the rows {'before' if fold < 0 else 'without'} the fold {abs(fold)})"
+        remedy += ": take fewer folds, or make them of other columns"
+    return DataError(Issue(what, remedy))
+
+
+def gaps(chosen: Chosen, y: Any, classes: Sequence[Any] | None, fold: int | None) -> Any:
+    """XGBoost wants classes 0 to n - 1: where a fold lacks one, the numbers that they stand for; else None."""
+    package = chosen.name.partition(".")[0]
+    if classes is None or package not in ("xgboost", "lightgbm"):
+        return None
+    seen = np.unique(y)
+    if len(seen) < 2:  # they would tell chances of two
+        raise one_class([classes[i] for i in seen], fold)
+    return seen if package == "xgboost" and len(seen) < len(classes) else None
 
 
 def failed(who: str, error: Exception) -> DataError:
@@ -235,7 +280,7 @@ class Newton:
         loss, gradient, hessian, rows = sums
         p = len(gradient) - 1
         if not rows:
-            raise DataError(Issue("there are no rows to learn from", "look at them with --to; `split` names the part"))
+            raise no_rows(self.fold)
         point = np.zeros(p + 1) if state.point is None else state.point
         ridge = np.append(np.full(p, 1 / self.C), 0.0)
         loss = loss + float(ridge @ (point * point)) / 2
@@ -307,7 +352,7 @@ class LeastSquares:
     def fitted(self, sums: tuple[Any, ...], chosen: Chosen) -> Fitted:
         rows, mean, products = sums
         if not rows:
-            raise DataError(Issue("there are no rows to learn from", "look at them with --to; `split` names the part"))
+            raise no_rows(self.fold)
         if not self.intercept:
             products = products + rows * np.outer(mean, mean)
         gram, right = products[:-1, :-1] + self.alpha * np.eye(len(mean) - 1), products[:-1, -1]
@@ -412,10 +457,8 @@ class Chain:
 
     def start(self, classes: Sequence[Any] | None) -> tuple[Any, Any, int]:
         if classes is not None and len(classes) < 2:
-            raise DataError(
-                Issue(f"the target has one class only: {', '.join(map(repr, classes))}", "a classifier needs two")
-            )
-        return self.chosen.made(), None if classes is None else np.arange(len(classes)), 0
+            raise one_class(classes)
+        return self.chosen.made_for(classes), None if classes is None else np.arange(len(classes)), 0
 
     def step(self, state: tuple[Any, Any, int], block: Held) -> tuple[Any, Any, int]:
         one_thread()
@@ -423,23 +466,15 @@ class Chain:
         x, y = block.chosen(self.fold)
         if not len(x):
             return state
-        estimator, wrong = copy.deepcopy(estimator), None
-        try:
-            if self.chosen.task == "clustering":
-                estimator.partial_fit(np.asarray(x))
-            elif classes is None:
-                estimator.partial_fit(np.asarray(x), y)
-            else:
-                estimator.partial_fit(np.asarray(x), y, classes=classes)
-        except ValueError as error:
-            wrong = failed(self.chosen.short, error)
-        if wrong is not None:
-            raise wrong
+        estimator = copy.deepcopy(estimator)
+        given = [np.asarray(x)] if self.chosen.task == "clustering" else [np.asarray(x), y]
+        more = {} if classes is None else {"classes": classes}
+        guarded(self.chosen.short, estimator.partial_fit, *given, **more)
         return estimator, classes, rows + len(x)
 
     def fitted(self, state: tuple[Any, Any, int]) -> Fitted:
         if not state[2]:
-            raise DataError(Issue("there are no rows to learn from", "look at them with --to; `split` names the part"))
+            raise no_rows(self.fold)
         return Fitted(state[0], state[2])
 
 
@@ -470,29 +505,20 @@ class Whole:
         x = np.concatenate([each[0] for each in parts])
         y = None if parts[0][1] is None else np.concatenate([each[1] for each in parts])
         if not len(x):
-            raise DataError(Issue("there are no rows to learn from", "look at them with --to; `split` names the part"))
+            raise no_rows(self.fold)
         if classes is not None and len(classes) < 2:
-            raise DataError(
-                Issue(f"the target has one class only: {', '.join(map(repr, classes))}", "a classifier needs two")
-            )
-        estimator, wrong = self.chosen.made(), None
+            raise one_class(classes)
+        seen = gaps(self.chosen, y, classes, self.fold)
+        if seen is not None and y is not None:
+            y = np.searchsorted(seen, y)
+        estimator = self.chosen.made_for(classes)
         params = estimator.get_params()
         if "n_jobs" in params and params["n_jobs"] is None:
             estimator.set_params(n_jobs=-1)
-        converged = True
-        try:
-            converged = self.fit(estimator, x, y)
-        except (ValueError, TypeError, np.linalg.LinAlgError) as error:
-            wrong = failed(self.chosen.short, error)
-        except Exception as error:
-            if type(error).__module__.split(".")[0] not in ("xgboost", "lightgbm", "sklearn"):
-                raise
-            wrong = failed(self.chosen.short, error)
-        if wrong is not None:
-            raise wrong
+        converged = guarded(self.chosen.short, self.fit, estimator, x, y)
         if "n_jobs" in params:
             estimator.set_params(n_jobs=params["n_jobs"])
-        return Fitted(estimator, len(x), converged=converged)
+        return Fitted(estimator, len(x), converged=converged, seen=seen)
 
     def fit(self, estimator: Any, x: Any, y: Any) -> bool:
         """Whether it says that it has converged, or says nothing."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.learning.blocks import Held, one_thread
 from pipelines.learning.estimators import Chosen
-from pipelines.learning.fitting import Fit, Fitted, Learner, Whole
+from pipelines.learning.fitting import Fit, Fitted, Learner, Whole, guarded
 from pipelines.learning.scores import LARGER_IS_BETTER, classified, final, merged, regressed
 from pipelines.work import Builder, Ref
 
@@ -20,7 +20,8 @@ from pipelines.work import Builder, Ref
 class Tried:
     """Of one block the rows of a fold, scored by an estimator that did not see them."""
 
-    task: str
+    who: str
+    """The estimator's name, for errors."""
     fold: int
 
     def __call__(self, block: Held, fitted: Fitted, classes: Sequence[Any] | None) -> Any:
@@ -30,21 +31,28 @@ class Tried:
         x, y = block.chosen(self.fold, inside=True)
         x, estimator = np.asarray(x), fitted.estimator
         with joblib.parallel_config(backend="sequential"):  # a forest's threads add up its trees in any order
-            labels = estimator.predict(x) if len(x) else np.empty(0)
+            labels = guarded(self.who, estimator.predict, x) if len(x) else np.empty(0, dtype="int64")
             if classes is None:
                 return regressed(y, labels)
+            if fitted.seen is not None:
+                labels = fitted.seen[labels]
             chances = None
             if hasattr(estimator, "predict_proba"):
-                chances = estimator.predict_proba(x) if len(x) else np.empty((0, len(classes)))
+                chances = np.zeros((len(x), len(classes)))  # of a class that the fit has not seen: 0
+                if len(x):
+                    seen = fitted.seen if fitted.seen is not None else getattr(estimator, "classes_", slice(None))
+                    chances[:, seen] = guarded(self.who, estimator.predict_proba, x)
         return classified(y, labels, chances, len(classes))
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The metrics of one trial on one fold."""
+    """The metrics of one trial on one fold; none of a fold that no row is in."""
 
     def __call__(self, states: Sequence[Any], classes: Sequence[Any] | None) -> Mapping[str, float]:
-        return final(merged(states), classes, plots=False).values
+        state = merged(states)
+        rows = state.count if classes is None else state.confusion.sum()
+        return final(state, classes, plots=False).values if rows else {}
 
 
 def trial(
@@ -52,14 +60,14 @@ def trial(
 ) -> list[Ref]:
     """Adds the fits and scores of one estimator; of each fold its metrics."""
     fits = [Fit(builder, "trial", (number, k), blocks, classes, fold) for k, (fold, blocks) in enumerate(tried.items())]
-    return [scored(fit, learner.chosen.task, learner.lower(fit)) for fit in fits]
+    return [scored(fit, learner.chosen.short, learner.lower(fit)) for fit in fits]
 
 
-def scored(fit: Fit, task: str, fitted: Ref) -> Ref:
+def scored(fit: Fit, who: str, fitted: Ref) -> Ref:
     """Adds the metrics of what was fitted, on the rows that the fit has not seen."""
     assert fit.fold is not None
     return fit.task(
-        "judge", (), Judged(), fit.each(Tried(task, fit.fold), fitted, fit.classes, part="score"), fit.classes
+        "judge", (), Judged(), fit.each(Tried(who, fit.fold), fitted, fit.classes, part="score"), fit.classes
     )
 
 
@@ -77,7 +85,8 @@ class Ranking:
         )
 
     def mean(self, found: Sequence[Mapping[str, float]]) -> float:
-        return float(np.mean([each.get(self.metric, math.nan) for each in found]))
+        known = [each.get(self.metric, math.nan) for each in found if each]
+        return float(np.mean(known)) if known else math.nan
 
 
 # Successive halving
@@ -151,7 +160,7 @@ def halving(
             for k, (fold, blocks) in enumerate(tried.items()):
                 fit = Fit(builder, "rung", (rung, place, k), blocks, classes, fold)
                 fitted = fit.last(Rung(candidates, place, stride, fold), list(blocks), classes, ranking)
-                mine.append(scored(fit, candidates[0].task, fitted))
+                mine.append(scored(fit, candidates[0].short, fitted))
             found.append(mine)
         scores = builder.task("rung-scores", (rung,), Last(len(candidates)), found, ranking)
         ranking = builder.task("rank", (rung + 1,), Promoted(metric), found, ranking)

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, Field
 
+from pipelines.errors import DataError, Issue
 from pipelines.learning import PART
 from pipelines.steps.base import Context, Problems, Step, Texts
 from pipelines.steps.features import lagging
@@ -27,7 +28,8 @@ class Folded(BaseModel):
         description="The columns whose values decide in which fold a row is: a group stays together. Default: all that are read.",
     )
     time: str | None = Field(
-        None, description="Instead of `by`: the column with the time; each fold is learnt from what is before it alone."
+        None,
+        description="Instead of `by`: the column with the time; each fold is learnt from what is before it alone, and a row without a time is in none.",
     )
 
 
@@ -77,9 +79,15 @@ class CrossValidating(Learning):
 
 
 def averaged(found: Sequence[Mapping[str, float]]) -> Any:
-    """Means over the folds, with their standard errors."""
+    """Means over the folds that have rows, with their standard errors."""
     from pipelines.steps.reduce import Numbers
 
+    found = [each for each in found if each]
+    if len(found) < 2:
+        what = (
+            "there are rows to evaluate on in one of the folds alone" if found else "there are no rows to evaluate on"
+        )
+        raise DataError(Issue(what, "name columns with more different values in `by` or `time`, or take fewer folds"))
     names = [name for name in found[0] if all(name in each for each in found)]
     values = {name: float(np.mean([each[name] for each in found])) for name in names}
     errors = {name: float(np.std([each[name] for each in found], ddof=1) / np.sqrt(len(found))) for name in names}
@@ -91,7 +99,7 @@ class CrossValidate(Folded, Learnt, Step):
 
     Features, too, are fitted anew without each fold. A row's fold is decided by a hash of its values in `by`, whatever the
     partitions. With `time`, the table is cut into one stretch more than there are folds; each but the first is tried on what was
-    learnt from all before it.
+    learnt from all before it. A fold that no row is in does not count.
     """
 
     kind = "cross_validate"

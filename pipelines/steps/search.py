@@ -73,7 +73,7 @@ class Best:
             for params, each in zip(self.tried, found, strict=True)
         ]
         about = {**model.about, "trials": trials, "best": dict(self.tried[best])}
-        names = [name for name in found[best][0] if name != "rows"]
+        names = [name for name in next(filter(None, found[best]), {}) if name != "rows"]
         metrics = {f"cv_{name}": float(np.mean([each[name] for each in found[best] if name in each])) for name in names}
         return replace(model, about=about, metrics=metrics)
 
@@ -137,9 +137,7 @@ class Search(Folded, Learnt, Step):
         known = CLASSIFICATION if found.chosen.task == "classification" else REGRESSION
         default = "mean_squared_error"
         if found.chosen.task == "classification":
-            default = (
-                "log_loss" if all(hasattr(each.made(), "predict_proba") for each in candidates[:1]) else "accuracy"
-            )
+            default = "log_loss" if all(each.chances for each in candidates) else "accuracy"
         metric = self.metric or default
         if metric not in known:
             problems.add(("metric",), f"unknown metric {metric!r}", did_you_mean(metric, known))
@@ -154,7 +152,8 @@ class Search(Folded, Learnt, Step):
         setup = (
             found if all(each.how == found.chosen.how for each in candidates) else replace(found, chosen=candidates[0])
         )
-        return Searching(found.model, {}, setup, tuple(candidates), tuple(combinations), metric, self.halving)
+        gives = replace(found.model, chances=all(each.chances for each in candidates))
+        return Searching(gives, {}, setup, tuple(candidates), tuple(combinations), metric, self.halving)
 
     def _combinations(self) -> list[dict[str, Any]]:
         grid = dict(sorted(self.grid.items()))  # the order of keys in a config has no meaning

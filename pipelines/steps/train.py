@@ -54,7 +54,16 @@ class Setup:
         from pipelines.learning.estimators import WORDS
 
         how = WORDS[self.chosen.how]
-        return Model(self.chosen.task, self.inputs, self.target, self.target_type, self.chosen.name, how, self.lags)
+        return Model(
+            self.chosen.task,
+            self.inputs,
+            self.target,
+            self.target_type,
+            self.chosen.name,
+            how,
+            self.lags,
+            chances=self.chosen.chances,
+        )
 
     def refuses(self, size: float, memory: float) -> Issue | None:
         if self.chosen.how != "one_worker" or 2.5 * size <= memory:
@@ -110,7 +119,7 @@ class Setup:
             if self.fit is not None:
                 part = Outside(rows, self.folds, fold, self.fit)
                 states = [builder.task("fold", (fold, i), part, each, cuts) for i, each in enumerate(table)]
-                own = builder.task("fold-features", (fold,), self.fit.final, states)
+                own = builder.task("fold-features", (fold,), Refitted(self.fit, fold), states)
                 again = [builder.task("fold-raw", (fold, i), made, each, own, cuts) for i, each in enumerate(table)]
                 tried[fold] = self.coded(builder, "fold-block", (fold,), again, classes)
         return blocks, classes, tried
@@ -142,6 +151,21 @@ class Outside:
         return self.fit.partial(
             frame.filter(pl.Series(numbers < -self.fold if self.fold < 0 else numbers != self.fold))
         )
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """Features without a fold."""
+
+    fit: Any
+    fold: int
+
+    def __call__(self, states: Sequence[Any]) -> Any:
+        from pipelines.learning.fitting import no_rows
+
+        if not any(state.rows for state in states):
+            raise no_rows(self.fold)
+        return self.fit.final(states)
 
 
 @dataclass(frozen=True)
@@ -262,7 +286,7 @@ def setup(step: Any, schema: Schema, problems: Problems, context: Context) -> Se
     target = step.target
     if target is not None and problems.column(("target",), target, schema):
         dtype = schema[target]
-        if dtype.is_nested() or dtype.is_temporal():
+        if dtype.is_nested() or dtype.is_temporal() or dtype in (pl.Binary, pl.Null):
             problems.add(("target",), f"{dtype_name(dtype)} cannot be predicted", "derive a number or a label of it")
         elif chosen and chosen.task == "classification" and (dtype.is_float() or dtype.is_decimal()):
             problems.add(
