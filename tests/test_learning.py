@@ -1077,6 +1077,22 @@ def test_a_class_that_a_fold_has_not_seen_has_the_chance_0(
         assert metrics(far.run())["log_loss"] == pytest.approx(found["log_loss"], rel=0.05)
 
 
+def test_an_estimators_own_errors_are_data_errors(learn: Make, table: pl.DataFrame) -> None:
+    few = f"  few: {{filter: id < 4}}\n  model: {{train: {{estimator: sklearn.neighbors.KNeighborsClassifier, target: kind, {COLUMNS}}}}}\n  p: {{from: [t, model], predict: {{}}}}\n"
+    with pytest.raises(DataError, match="KNeighborsClassifier failed: ValueError: Expected n_neighbors"):
+        learn(few, table).run("threads")
+    tried = f"  few: {{filter: id < 5}}\n  m: {{cross_validate: {{estimator: sklearn.neighbors.KNeighborsRegressor, target: size, time: id, folds: 2, {COLUMNS}}}}}\n"
+    with pytest.raises(DataError, match="KNeighborsRegressor failed: ValueError: Expected n_neighbors"):
+        learn(tried, table).run("threads")
+    none = model(learn(f"  model: {{train: {{{LOGISTIC}, params: {{max_iter: 0}}}}}}\n", table))
+    assert not none.about["converged"]
+    assert (none.estimator.coef_ == 0).all()
+    installed("lightgbm")
+    wrong = f"  model: {{train: {{estimator: lightgbm.LGBMClassifier, target: up, params: {{num_leaves: 1, verbose: -1}}, {COLUMNS}}}}}\n"
+    with pytest.raises(DataError, match="LGBMClassifier failed: LightGBMError"):
+        learn(wrong, table).run("threads")
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -1110,3 +1126,132 @@ def test_liblinear_penalises_the_intercept_and_so_runs_on_one_worker(learn: Make
     for solver in ("lbfgs", "newton-cg", "sag"):
         made = model(learn(f"  model: {{train: {{{LOGISTIC}, params: {{solver: {solver}}}}}}}\n"))
         assert made.about["how"] == WORDS["newton"]
+
+
+@pytest.mark.parametrize(
+    ("target", "weights"),
+    [("up", "{0: 1, 1: 3}"), ("up", "{false: 1, true: 3}"), ("kind", "{x: 1, y: 3, z: 2}"), ("one", "{0: 1, 1: 3}")],
+)
+def test_weights_of_classes_are_scikit_learns(
+    learn: Make, table: pl.DataFrame, project: Path, target: str, weights: str
+) -> None:
+    frame = table.with_columns(one=pl.col("up").cast(pl.Int64))
+    x, y = frame.select("a", "b", "c", "d").to_numpy(), frame[target].to_numpy()
+    own = {"x": 1, "y": 3, "z": 2} if target == "kind" else {0: 1, 1: 3}
+    wanted = LogisticRegression(class_weight=own).fit(x, y)
+    options = f"estimator: sklearn.linear_model.LogisticRegression, target: {target}, {COLUMNS}, params: {{class_weight: {weights}}}"
+    made = learn(
+        f"  model: {{train: {{{options}}}}}\n  s: {{save_model: w.model}}\n  m: {{from: t, cross_validate: {{{options}}}}}\n",
+        frame,
+    )
+    made.run("threads")
+    assert np.allclose(model(made).chances(x), wanted.predict_proba(x), atol=1e-4)
+    assert np.allclose(load_bytes(str(project / "w.model")).chances(x), wanted.predict_proba(x), atol=1e-4)
+    with pytest.raises(DataError, match="`class_weight` names 'w', which is no class of the target"):
+        model(
+            learn(
+                f"  model: {{train: {{{options.replace('{x:', '{w:').replace('{0:', '{w:').replace('{false:', '{w:')}}}}}\n",
+                frame,
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("xgboost.XGBClassifier", "{booster: dart, rate_drop: 0.5}"),
+        ("xgboost.XGBClassifier", "{objective: 'multi:softprob', num_class: 3}"),
+        ("lightgbm.LGBMClassifier", "{verbose: -1}"),
+    ],
+)
+def test_what_a_library_takes_by_other_names_reaches_it(
+    learn: Make, table: pl.DataFrame, project: Path, name: str, params: str
+) -> None:
+    """And three classes are still predicted by what was saved."""
+    installed(name.partition(".")[0])
+    x = table.select("a", "b", "c", "d").to_numpy().astype("float32")
+    made = learn(
+        f"  model: {{train: {{estimator: {name}, target: kind, params: {params}, {COLUMNS}}}}}\n  s: {{save_model: n.model}}\n",
+        table,
+    )
+    made.run("threads")
+    assert np.array_equal(model(made).chances(x), load_bytes(str(project / "n.model")).chances(x))
+
+
+@pytest.mark.parametrize("name", ["xgboost.XGBClassifier", "xgboost.XGBRegressor"])
+def test_a_saved_model_keeps_the_parameters_that_it_predicts_by(
+    learn: Make, table: pl.DataFrame, project: Path, name: str
+) -> None:
+    frame = table.with_columns(pl.when(pl.col("id") % 3 == 0).then(-999.0).otherwise("a").alias("a"))
+    target = "up" if name.endswith("Classifier") else "size"
+    made = learn(
+        f"  model: {{train: {{estimator: {name}, target: {target}, params: {{missing: -999, n_estimators: 10, importance_type: weight}}, {COLUMNS}}}}}\n  s: {{save_model: a.model}}\n",
+        frame,
+    )
+    made.run("threads")
+    x = frame.select("a", "b", "c", "d").to_numpy().astype("float32")
+    trained, loaded = model(made), load_bytes(str(project / "a.model"))
+    assert np.array_equal(trained.labels(x), loaded.labels(x))
+    assert loaded.importance() == trained.importance()
+    if target == "up":
+        assert np.array_equal(trained.chances(x), loaded.chances(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "tells"),
+    [
+        ("sklearn.svm.SVC", "probability: true"),
+        ("sklearn.linear_model.SGDClassifier", "loss: log_loss"),
+        ("sklearn.svm.LinearSVC", ""),
+    ],
+)
+def test_whether_an_estimator_tells_chances_is_known_at_check_time(
+    learn: Make, table: pl.DataFrame, project: Path, name: str, tells: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = f"  model: {{train: {{estimator: {name}, target: up, columns: [a, b], params: {{%s}}}}}}\n"
+    rest = "  p: {from: [t, model], predict: {probability: chance}}\n"
+    load = "  model: {load_model: c.model}\n" + rest
+    few = table[:300]
+    with pytest.raises(ConfigError, match="tells no probabilities"):
+        learn(train % "" + rest, few).plan()
+    learn(train % "" + "  s: {save_model: {path: c.model, overwrite: true}}\n", few).run("threads")
+    with pytest.raises(ConfigError, match="tells no probabilities"):
+        learn(load).plan()
+    if tells:
+        learn(
+            train % tells + "  s: {save_model: {path: c.model, overwrite: true}}\n" + rest.replace("t,", "t,"), few
+        ).run("threads")
+        monkeypatch.setattr("pipelines.learning.estimators.importlib", None)  # a file's manifest imports nothing
+        learn(load).plan()
+
+
+def test_a_damaged_model_is_an_issue(learn: Make, table: pl.DataFrame, project: Path) -> None:
+    import zipfile
+
+    learn(f"  model: {{train: {{{LOGISTIC}}}}}\n  s: {{save_model: {{path: a.model, overwrite: true}}}}\n", table).run(
+        "threads"
+    )
+    with zipfile.ZipFile(project / "a.model") as file:
+        manifest, estimator = json.loads(file.read("manifest.json")), file.read("estimator.skops")
+    for change, said in (
+        (lambda m: [m], "is no model"),
+        (lambda m: {k: v for k, v in m.items() if k != "inputs"}, "is damaged: it lacks inputs"),
+        (lambda m: m | {"inputs": ["a"]}, "is damaged"),
+        (lambda m: m | {"about": {}}, "is damaged"),
+        (lambda m: m | {"target_type": "strange"}, "there is no type 'strange'"),
+        (None, "is damaged: it lacks an estimator"),
+    ):
+        with zipfile.ZipFile(project / "a.model", "w") as file:
+            file.writestr("manifest.json", json.dumps(change(manifest) if change else manifest))
+            if change:
+                file.writestr("estimator.skops", estimator)
+        with pytest.raises(ConfigError, match=said):
+            learn("  model: {load_model: a.model}\n  p: {from: [t, model], predict: {}}\n", table).plan()
+
+
+def test_bytes_are_no_target(learn: Make, table: pl.DataFrame) -> None:
+    frame = table.with_columns(pl.col("kind").cast(pl.Binary))
+    with pytest.raises(ConfigError, match="binary cannot be predicted"):
+        learn(
+            f"  model: {{train: {{estimator: sklearn.naive_bayes.GaussianNB, target: kind, {COLUMNS}}}}}\n", frame
+        ).plan()

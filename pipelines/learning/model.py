@@ -6,8 +6,10 @@ import functools
 import io
 import itertools
 import json
+import re
 import threading
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +18,26 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 import polars as pl
 
-from pipelines.errors import Issue, MachineError
+from pipelines.errors import DataError, Issue, MachineError
 from pipelines.learning.blocks import complete, matrix, one_thread
 from pipelines.learning.features import Transform, from_plain
+from pipelines.learning.fitting import guarded
 from pipelines.types import Schema, described, schema_of
 
 FORMAT = 1
+_PARTS = {"estimator.skops", "estimator.ubj", "estimator.txt"}
+_KEYS = {
+    "task",
+    "inputs",
+    "columns",
+    "target",
+    "target_type",
+    "classes",
+    "takes_missing",
+    "about",
+    "metrics",
+    "features",
+}
 
 
 @dataclass(frozen=True)
@@ -68,9 +84,13 @@ class Trained:
 
     def chances(self, x: Any) -> Any | None:
         """Shape (rows, classes); None where the estimator tells none."""
-        if self.task != "classification" or not hasattr(self.estimator, "predict_proba"):
+        if not self.tells_chances:
             return None
         return self._alone(self.estimator.predict_proba, x)
+
+    @property
+    def tells_chances(self) -> bool:
+        return self.task == "classification" and hasattr(self.estimator, "predict_proba")
 
     def _alone(self, method: Any, x: Any) -> Any:
         if not len(x):
@@ -78,7 +98,7 @@ class Trained:
         import joblib
 
         with joblib.parallel_config(backend="sequential"):  # a forest's threads add up its trees in any order
-            return method(x)
+            return guarded(str(self.about["estimator"]).rpartition(".")[2], method, x)
 
     def importance(self) -> dict[str, float]:
         """Feature: its weight in the estimator, where that tells any: impurity, gain, or the size of its coefficient."""
@@ -123,6 +143,7 @@ class Trained:
             "target_type": self.target_type,
             "classes": None if self.classes is None else list(self.classes),
             "takes_missing": self.takes_missing,
+            "chances": self.tells_chances,
             "about": dict(self.about),
             "metrics": dict(self.metrics),
             "features": None if self.features is None else self.features.plain(),
@@ -130,7 +151,7 @@ class Trained:
 
     def saved(self) -> bytes:
         """The file: a zip of the manifest, and the estimator in skops' or the library's own format."""
-        parts = {"manifest.json": json.dumps(self.manifest(), indent=2, default=str).encode()}
+        parts = {"manifest.json": json.dumps(self.manifest(), indent=2).encode()}
         if self.about["estimator"].startswith("lightgbm."):
             parts["estimator.txt"] = self.estimator.booster_.model_to_string().encode()
         elif self.about["estimator"].startswith("xgboost."):
@@ -177,10 +198,16 @@ def read_manifest(path: Path | BinaryIO) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as file:
             found: dict[str, Any] = json.loads(file.read("manifest.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError):
+            whole = file.testzip() is None and _PARTS & {*file.namelist()}
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError):
         raise ValueError(f"{path} is no model that `save_model` wrote") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no model that `save_model` wrote")
     if found.get("format") != FORMAT:
         raise ValueError(f"{path} has the format {found.get('format')}, this version reads {FORMAT}")
+    if not whole or not found.keys() >= _KEYS:
+        lacks = ", ".join(sorted(_KEYS - found.keys())) or "an estimator"
+        raise ValueError(f"{path} is damaged: it lacks {lacks}")
     return found
 
 
@@ -192,12 +219,12 @@ def load(path: str | BinaryIO) -> Trained:
         if "estimator.ubj" in file.namelist():
             import xgboost
 
-            booster = xgboost.Booster()
-            booster.load_model(bytearray(file.read("estimator.ubj")))
-            estimator = getattr(xgboost, about["estimator"].rpartition(".")[2])()
+            estimator = getattr(xgboost, about["estimator"].rpartition(".")[2])(
+                **about["params"]
+            )  # `missing`, as others
             estimator.load_model(bytearray(file.read("estimator.ubj")))
         elif "estimator.txt" in file.namelist():
-            estimator = _lightgbm(about["estimator"], file.read("estimator.txt").decode(), manifest["classes"])
+            estimator = _lightgbm(about, file.read("estimator.txt").decode(), manifest["classes"])
         else:
             import skops.io
 
@@ -216,16 +243,18 @@ def load(path: str | BinaryIO) -> Trained:
     )  # fmt: skip
 
 
-def _lightgbm(name: str, text: str, classes: Sequence[Any] | None) -> Any:
+def _lightgbm(about: Mapping[str, Any], text: str, classes: Sequence[Any] | None) -> Any:
     """LightGBM's own format is of the booster; what its estimator needs beside it (4.7) is set here."""
     import lightgbm
     from sklearn.preprocessing import LabelEncoder
 
     booster = lightgbm.Booster(model_str=text)
-    made = getattr(lightgbm, name.rpartition(".")[2])()
+    made = getattr(lightgbm, about["estimator"].rpartition(".")[2])(**about["params"])
     made._Booster, made.fitted_, made._n_features = booster, True, booster.num_feature()
     made._n_features_in = booster.num_feature()
     made._best_iteration = -1
+    if found := re.search(r"^objective=(\w+)", text, re.MULTILINE):  # without it, more than two classes are refused
+        made._objective = found[1]
     if classes is not None:
         made._le = LabelEncoder().fit(np.arange(len(classes)))
         made._classes, made._n_classes = made._le.classes_, len(classes)
@@ -276,7 +305,8 @@ def predicted(model: Trained, frame: pl.DataFrame, column: str, chance: str | No
     found = [values]
     if chance is not None:
         chances = model.chances(x)
-        assert chances is not None
+        if chances is None:  # of a file of an earlier version, which does not say so
+            raise DataError(Issue(f"{model.about['estimator']} tells no probabilities", "remove `probability`"))
         best = chances[:, 1] if chances.shape[1] == 2 else chances.max(axis=1) if len(chances) else np.empty(0)
         found.append(pl.Series(chance, np.asarray(best, dtype="float64")))
     return frame.with_columns(found)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pipelines.errors import ConfigError, Issue
 from pipelines.steps.base import Context, Problems, Step
+from pipelines.steps.predict import target_type
 from pipelines.types import Schema, schema_of
 from pipelines.values import Model
 from pipelines.work import Builder, Ref, Work
@@ -62,7 +63,12 @@ class LoadModel(Step):
         path = Path(context.root / self.path)
         try:
             found, digest = read_manifest(path), hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-            inputs = schema_of(found["inputs"])
+            about, asked = found["about"], (found["features"] or {}).get("asked", {})
+            gives = Model(
+                found["task"], schema_of(found["inputs"]), found["target"], found["target_type"], about["estimator"],
+                about["how"], lags_of(asked.get("lags")), True, found.get("chances", True),
+            )  # fmt: skip
+            target_type(gives)
         except FileNotFoundError:
             problems.add(
                 ("path",),
@@ -73,10 +79,7 @@ class LoadModel(Step):
         except (OSError, ValueError) as error:
             problems.add(("path",), str(error).replace(str(path), self.path), "name a file that `save_model` wrote")
             return None
-        about = found["about"]
-        asked = (found["features"] or {}).get("asked", {})
-        lags = lags_of(asked.get("lags"))
-        gives = Model(
-            found["task"], inputs, found["target"], found["target_type"], about["estimator"], about["how"], lags, True
-        )
+        except (AttributeError, KeyError, TypeError):
+            problems.add(("path",), f"{self.path} is damaged: it does not say what it predicts", "save the model anew")
+            return None
         return Loading(gives, {}, str(path), digest)

@@ -10,7 +10,7 @@ from pydantic import Field
 from pipelines.errors import did_you_mean
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.steps.features import lagging
-from pipelines.types import Schema, alike, dtype_name, parse_dtype
+from pipelines.types import Schema, alike, dtype_name, schema_of
 from pipelines.values import Model, Value
 from pipelines.work import Builder, Ref, Work
 
@@ -42,8 +42,7 @@ def waiting(model: Model, builder: Builder, table: Sequence[Ref]) -> Sequence[Re
 def target_type(model: Model) -> pl.DataType:
     if model.task == "clustering":
         return pl.Int64()
-    found = parse_dtype(model.target_type or "") if model.task == "classification" else pl.Float64()
-    return found if found is not None else pl.String()
+    return schema_of({"": model.target_type or "string"})[""] if model.task == "classification" else pl.Float64()
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,11 @@ class PredictStep(Step):
                 problems.add(
                     ("probability",), f"{model.estimator} predicts no classes: it has no probabilities", "remove it"
                 )
-            elif not has_chances(model):
+            elif not model.chances:
                 problems.add(
                     ("probability",),
                     f"{model.estimator} tells no probabilities",
-                    "remove it, or take another estimator",
+                    "remove it, or take another estimator or parameters (as `probability: true` of SVC)",
                 )
         for name in added:
             if name in schema:
@@ -137,12 +136,3 @@ class PredictStep(Step):
         if problems.issues:
             return None
         return Predicting(Value(), {**schema, **added}, model, self.column, self.probability, context.rows)
-
-
-def has_chances(model: Model) -> bool:
-    from pipelines.learning.estimators import EstimatorError, estimator_class
-
-    try:
-        return hasattr(estimator_class(model.estimator), "predict_proba") or model.estimator.endswith("SVC")
-    except EstimatorError:
-        return True
