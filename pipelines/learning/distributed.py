@@ -27,7 +27,11 @@ class OnDask(Whole):
         import warnings
 
         one_thread()
-        counts = [len(block.chosen(self.fold)[0]) for block in blocks]
+        counts, labels = list[int](), list[Any]()
+        for block in blocks:
+            x, y = block.chosen(self.fold)
+            counts.append(len(x))
+            labels.append(None if y is None else np.unique(y))
         if not sum(counts):
             raise no_rows(self.fold)
         short, becomes = self.chosen.short, KNOWN[self.chosen.name].becomes
@@ -35,10 +39,7 @@ class OnDask(Whole):
             what = f"{short} runs on Dask arrays for two classes" if len(classes) > 2 else "a classifier needs two"
             said = f"the target has {len(classes)}: {', '.join(map(repr, classes[:5]))}"
             raise DataError(Issue(f"{what}, and {said}", "for more classes, take an estimator on one worker"))
-        seen = None
-        if classes is not None:
-            y = [np.unique(block.chosen(self.fold)[1]) for block in blocks]
-            seen = gaps(self.chosen, np.concatenate(y), classes, self.fold)
+        seen = None if classes is None else gaps(self.chosen, np.concatenate(labels), classes, self.fold)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if becomes:
