@@ -284,3 +284,16 @@ def test_without_centring_it_is_the_truncated_svd(pipeline: Make) -> None:
         .compute()
     )
     assert not np.allclose(np.abs(found), np.abs(centred), rtol=1e-2)
+
+
+@pytest.mark.parametrize("expression", ["x - y", "x - mean(y, axis=0)"])
+def test_inputs_that_change_places_are_another_array_in_the_store(
+    pipeline: Make, project: Path, expression: str
+) -> None:
+    pl.DataFrame({"a": [1.0, 2.0, 4.0], "b": [10.0, 30.0, 50.0]}).write_parquet(project / "t.parquet")
+    steps = "  t: {read: t.parquet}\n  NAME0: {from: t, to_array: [a]}\n  NAME1: {from: t, to_array: [b]}\n"
+    steps += f"  d: {{from: [NAME0, NAME1], array: '{expression}', checkpoint: disk}}\n  m: {{reduce: {{values: {{m: mean}}}}}}\n"
+    first = pipeline(steps.replace("NAME0", "x").replace("NAME1", "y"))
+    second = pipeline(steps.replace("NAME0", "y").replace("NAME1", "x"))
+    found = [metrics(made.run("serial"), "m")["m"] for made in (first, second)]
+    assert found == pytest.approx([7 / 3 - 30, 30 - 7 / 3])

@@ -192,6 +192,10 @@ class Rowwise(Work):
     text: str
     names: tuple[str, ...]
 
+    @property
+    def identity(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.names  # the same text means something else when they change places
+
     @staticmethod
     def of(tree: ast.expr, arrays: Mapping[str, Any]) -> Any:
         with np.errstate(all="ignore"):
@@ -213,6 +217,10 @@ class Rowwise(Work):
 class Expression(OnArrays):
     text: str
     names: tuple[str, ...]
+
+    @property
+    def identity(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.names
 
     def build(self, arrays: Sequence[Any]) -> Any:
         import dask.array as da
