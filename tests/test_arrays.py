@@ -297,3 +297,46 @@ def test_inputs_that_change_places_are_another_array_in_the_store(
     second = pipeline(steps.replace("NAME0", "y").replace("NAME1", "x"))
     found = [metrics(made.run("serial"), "m")["m"] for made in (first, second)]
     assert found == pytest.approx([7 / 3 - 30, 30 - 7 / 3])
+
+
+def test_an_expression_writes_to_no_array(pipeline: Make) -> None:
+    """NumPy's `out` may be a positional argument: log(a, b) would write to b, which others read."""
+    for wrong, said in {
+        "log(paths, paths)": "log: too many positional arguments",
+        "1 + maximum(paths, 1, paths)": "maximum: too many positional arguments",
+        "sqrt(paths, out=paths)": "sqrt: got an unexpected keyword argument 'out'",
+        "sum(paths, 0, None, paths)": "sum: too many positional arguments",
+        "mean(paths, where=[True, False])": "mean: got an unexpected keyword argument 'where'",
+        "exp(paths, dtype='float32')": "exp: got an unexpected keyword argument 'dtype'",
+        "round(paths, 1, paths)": "round: too many positional arguments",
+        "where(paths > 0)": "where: missing a required argument: 'x'",
+        "clip(paths, *paths)": "cannot stand here",
+    }.items():
+        found = issue(pipeline, MANY + f'  bad: {{array: "{wrong}"}}\n')
+        assert said in found
+        assert f":11:{17 + wrong.index(said.split(':')[0]) if ':' in said else 29}:" in found
+    chunk = np.arange(4.0).reshape(2, 2)
+    work = Rowwise(Array(((2,), (2,)), "float64"), {}, "x", ("x",))
+    assert not work(chunk).flags.writeable
+    assert chunk.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "expression", ["clip(x, 60, [70, 80])", "clip(x, min=60)", "round(x, 2)", "diff(x, 1, 0)", "sum(x, 0)", "std(x, axis=0, ddof=1)", "max(x, axis=1, keepdims=True)", "transpose(x, (1, 0))", "tensordot(x, x, 2)"]
+)  # fmt: skip
+def test_functions_take_what_numpys_take(pipeline: Make, expression: str) -> None:
+    made = pipeline(MANY.replace("70000", "500") + f"  x: {{array: 'paths * 1'}}\n  y: {{array: '{expression}'}}\n")
+    faces = made.compile("x", "y")
+    x, y = dask.compute(faces["x"], faces["y"])
+    names = {name: getattr(np, name) for name in expression.replace("(", " ").split() if hasattr(np, name)}
+    assert np.allclose(y, eval(expression, {**names, "x": x}), rtol=1e-12)
+
+
+def test_what_has_no_value_is_an_error_of_the_plan(pipeline: Make) -> None:
+    for wrong, said in {
+        "1 // 0 + paths": "'1 // 0' is no number: integer division or modulo by zero",
+        "paths + 1/0": "'1 / 0' is no number: division by zero",
+        "2.0 ** 10000 * paths": "'2.0 ** 10000' is no number: Numerical result out of range",
+        "-(paths > 0)": "NumPy has no sign of truth values",
+    }.items():
+        assert said in issue(pipeline, MANY + f'  bad: {{array: "{wrong}"}}\n')

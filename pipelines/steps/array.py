@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,32 @@ from pipelines.types import Schema
 from pipelines.values import Array
 from pipelines.work import Builder, Ref, Work
 
-FUNCTIONS = (
-    "abs", "arccos", "arcsin", "arctan", "arctan2", "argmax", "argmin", "clip", "concatenate", "cos", "cosh", "cumprod", "cumsum",
-    "diff", "exp", "expm1", "floor", "ceil", "isfinite", "isnan", "log", "log10", "log1p", "log2", "max", "maximum", "mean", "min",
-    "minimum", "prod", "round", "sign", "sin", "sinh", "sqrt", "stack", "std", "sum", "tan", "tanh", "tensordot", "transpose",
-    "var", "where",
-)  # fmt: skip
-"""NumPy's, by NumPy's names; Dask has each of them."""
+_SIGNATURES: Mapping[str, inspect.Signature] = {
+    name: inspect.signature(like)
+    for names, like in (
+        (
+            "abs arccos arcsin arctan ceil cos cosh exp expm1 floor isfinite isnan log log10 log1p log2 sign sin sinh sqrt tan tanh",
+            lambda x, /: x,
+        ),
+        ("arctan2 maximum minimum", lambda x, y, /: x),
+        ("where", lambda condition, x, y, /: x),
+        ("clip", lambda a, /, a_min=None, a_max=None, *, min=None, max=None: a),
+        ("round", lambda a, /, decimals=0: a),
+        ("argmax argmin max mean min prod sum", lambda a, /, axis=None, *, keepdims=False: a),
+        ("std var", lambda a, /, axis=None, *, ddof=0, keepdims=False: a),
+        ("cumprod cumsum", lambda a, /, axis=None: a),
+        ("diff", lambda a, /, n=1, axis=-1, *, prepend=None, append=None: a),
+        ("concatenate stack", lambda arrays, /, axis=0: arrays),
+        ("tensordot", lambda a, b, /, axes=2: a),
+        ("transpose", lambda a, /, axes=None: a),
+    )
+    for name in names.split()
+}
+"""NumPy's, by NumPy's names; Dask has each of them. NumPy takes more: an array at the place of `out` would be written to, while
+other tasks read it."""
+FUNCTIONS = tuple(sorted(_SIGNATURES))
+_PLAIN = frozenset({"axis", "axes", "ddof", "decimals", "n"})
+"""Parameters that are numbers, not arrays."""
 
 
 _ELEMENTWISE = frozenset(FUNCTIONS) - {
@@ -54,13 +74,19 @@ def _weighted(block: Any, weights: Any) -> Any:
     return total
 
 
+def _number(a: Any) -> Any:
+    if getattr(a, "dtype", None) == bool:  # Dask lets it pass
+        raise TypeError("NumPy has no sign of truth values: ~ is their contrary")
+    return a
+
+
 _OPERATORS: Mapping[type, Callable[..., Any]] = {
     ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b,
     ast.Pow: lambda a, b: a**b, ast.MatMult: _product, ast.Mod: lambda a, b: a % b,
     ast.FloorDiv: lambda a, b: a // b, ast.BitAnd: lambda a, b: a & b, ast.BitOr: lambda a, b: a | b,
     ast.Lt: lambda a, b: a < b, ast.LtE: lambda a, b: a <= b, ast.Gt: lambda a, b: a > b, ast.GtE: lambda a, b: a >= b,
     ast.Eq: lambda a, b: a == b, ast.NotEq: lambda a, b: a != b,
-    ast.USub: lambda a: -a, ast.UAdd: lambda a: +a, ast.Invert: lambda a: ~a,
+    ast.USub: lambda a: -_number(a), ast.UAdd: lambda a: +_number(a), ast.Invert: lambda a: ~a,
 }  # fmt: skip
 
 
@@ -95,6 +121,9 @@ def evaluate(node: ast.expr, arrays: Mapping[str, Any], numpy: Any) -> Any:
 
     try:
         return _evaluated(node, arrays, numpy, of)
+    except ArithmeticError as error:
+        said = error.args[-1] if error.args else type(error).__name__
+        raise ExpressionError(f"{ast.unparse(node)!r} is no number: {said}", "write another number", node.col_offset) from None  # fmt: skip
     except (ValueError, TypeError, IndexError, NotImplementedError, AttributeError, KeyError) as error:
         said = str(error).strip().split("\n")[0] or type(error).__name__
         raise ExpressionError(f"this does not fit: {said}", "look at the arrays' shapes with `pipelines plan`", node.col_offset) from None  # fmt: skip
@@ -124,9 +153,25 @@ def _evaluated(node: ast.expr, arrays: Mapping[str, Any], numpy: Any, of: Callab
         name = node.func.id
         if name not in FUNCTIONS:
             raise ExpressionError(f"unknown function {name!r}", did_you_mean(name, FUNCTIONS), node.col_offset)
-        options = {each.arg: ast.literal_eval(each.value) for each in node.keywords if each.arg}
-        return getattr(numpy, name)(*map(of, node.args), **options)
+        given, options = _arguments(node, name)
+        return getattr(numpy, name)(*map(of, given), **options)
     raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here", "names of arrays, numbers, lists, + - * / ** @, comparisons, indexes and functions of NumPy can", node.col_offset)  # fmt: skip
+
+
+def _arguments(node: ast.Call, name: str) -> tuple[Sequence[ast.expr], Mapping[str, Any]]:
+    """Those that are arrays, and the others by their names."""
+    keywords = {each.arg or "**": each.value for each in node.keywords}
+    try:
+        _SIGNATURES[name].bind(*node.args, **keywords)
+    except TypeError as error:
+        usage = f"{name}{_SIGNATURES[name]}".replace("/, ", "").replace(", /", "").replace("*, ", "")
+        raise ExpressionError(f"{name}: {error}", f"it is called as {usage}", node.col_offset) from None
+    arrays, plain = list(node.args), dict(keywords)
+    for parameter, value in zip(_SIGNATURES[name].parameters, node.args, strict=False):
+        if parameter in _PLAIN:
+            arrays.remove(value)
+            plain[parameter] = value
+    return arrays, {key: ast.literal_eval(value) for key, value in plain.items()}
 
 
 def _index(node: ast.expr) -> Any:
@@ -202,7 +247,10 @@ class Rowwise(Work):
             return evaluate(tree, arrays, np)
 
     def __call__(self, *chunks: Any) -> Any:
-        return self.of(parsed(self.text), dict(zip(self.names, chunks, strict=True)))
+        given = [chunk.view() for chunk in chunks]
+        for each in given:  # other tasks read the same numbers
+            each.flags.writeable = False
+        return self.of(parsed(self.text), dict(zip(self.names, given, strict=True)))
 
     def count(self, inputs: Sequence[int]) -> int:
         return inputs[0]
