@@ -340,3 +340,79 @@ def test_what_has_no_value_is_an_error_of_the_plan(pipeline: Make) -> None:
         "-(paths > 0)": "NumPy has no sign of truth values",
     }.items():
         assert said in issue(pipeline, MANY + f'  bad: {{array: "{wrong}"}}\n')
+
+
+TABLE = """  t: {read: {path: t.parquet, partitions: 4}}
+  x: {from: t, to_array: [a, b]}
+  few: {from: t, filter: id >= 0}
+  u: {from: few, to_array: [a, b]}
+  s: {simulate: {paths: 20000, assets: {a: {volatility: 0.2}, b: {volatility: 0.3}}, chunk: 1}}
+"""
+
+
+def table(project: Path) -> None:
+    rng = np.random.default_rng(0)
+    made = pl.DataFrame({"id": np.arange(600), "a": rng.normal(size=600), "b": rng.normal(size=600)})
+    made.write_parquet(project / "t.parquet", row_group_size=100)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "concatenate([x, x])",
+        "concatenate([x, x], axis=1)",
+        "concatenate([s, x])",
+        "concatenate([u, x])",
+        "concatenate([u, u]) * 2",
+        "concatenate([x, [[1, 2]]])",
+        "stack([x, x])",
+        "stack([u, u])",
+        "[x, x]",
+        "diff(x, prepend=0)",
+        "argmax(x)",
+        "argmin(x)",
+        "argmax(x, axis=0)",
+        "u.T",
+        "transpose(u) + 1",
+        "u @ x[:5].T",
+    ],
+)
+def test_chunks_of_other_tasks_are_no_data_for_dask(pipeline: Make, project: Path, expression: str) -> None:
+    table(project)
+    given = [name for name in ("x", "u", "s") if name in expression.replace("axis", "").replace("max", "")]
+    steps = TABLE + f"  e: {{from: [{', '.join(given)}], array: '{expression}'}}\n  more: {{array: e * 1}}\n"
+    made = pipeline(steps + "  m: {reduce: {values: {m: mean, n: count}}}\n")
+    faces = made.compile(*given, "e", "more")
+    values = dask.compute(*(faces[name] for name in given), scheduler="sync")
+    names = {name: getattr(np, name) for name in ("concatenate", "stack", "diff", "argmax", "argmin", "transpose")}
+    wanted = np.asarray(eval(expression, {**names, **dict(zip(given, values, strict=True))}))
+    for name in ("e", "more"):
+        found = faces[name].compute(scheduler="threads")
+        assert np.allclose(found, wanted, rtol=1e-12)
+        assert found.shape == wanted.shape
+    for executor in ("serial", "threads"):
+        told = metrics(made.run(executor, to="m"), "m")
+        assert told == {"m": pytest.approx(wanted.mean(), rel=1e-9), "n": wanted.size}
+
+
+def test_arrays_that_dask_puts_together_on_a_cluster(pipeline: Make, project: Path) -> None:
+    table(project)
+    steps = TABLE + "  e: {from: [s, x], array: 'concatenate([s, x, [[0, 0]]])'}\n  t2: {from_array: [p, q]}\n"
+    steps += "  f: {from: [x], array: 'argmax(x, axis=0)'}\n  n: {from: t2, aggregate: {n: count(*), m: max(p)}}\n"
+    heads = [pipeline(steps).run(executor, to="n").outputs["n"].head.row(0) for executor in ("serial", "local")]
+    assert heads[0] == heads[1]
+    assert heads[0][0] == 20601
+
+
+def test_lengths_that_do_not_fit_are_errors_of_the_plan(pipeline: Make, project: Path) -> None:
+    table(project)
+    for wrong, said in {
+        "x[:, 0] @ [1]": "shapes (600,) and (1,) do not fit @",
+        "x.T @ [1]": "shapes (2, 600) and (1,) do not fit @",
+        "u.T @ [1]": "shapes (2, '?') and (1,) do not fit @".replace("'", ""),
+        "u @ u.T": "more than one of its lengths only the data tells",
+        "argmax(u, axis=0)": "unknown chunksizes",
+    }.items():
+        name = wrong.replace("argmax(", "")[0]
+        assert said in issue(pipeline, TABLE + f"  e: {{from: [{name}], array: '{wrong}'}}\n")
+    assert "only the data tells how many columns" in issue(pipeline, TABLE + "  e: {from: [u], array: u.T}\n  t2: {from_array: [p, q]}\n")  # fmt: skip

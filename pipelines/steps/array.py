@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.arrays import OnArrays, plan
-from pipelines.errors import did_you_mean
+from pipelines.errors import DataError, Issue, did_you_mean
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.types import Schema
 from pipelines.values import Array
@@ -55,13 +56,20 @@ _ALONG = ("argmax", "argmin", "cumprod", "cumsum", "max", "mean", "min", "prod",
 
 def _product(one: Any, other: Any) -> Any:
     """a @ b. A small b is given to every chunk of a: Dask's own product cuts and multiplies it chunk by chunk."""
+    if hasattr(one, "shape") and hasattr(other, "shape") and one.ndim and other.ndim:
+        lengths = one.shape[-1], other.shape[-2 if other.ndim > 1 else 0]
+        # Dask repeats a length of 1; two arrays of a table may well have as many rows
+        if lengths[0] != lengths[1] and not all(map(math.isnan, lengths)):
+            raise ValueError(f"shapes {_shape(one)} and {_shape(other)} do not fit @")
     if isinstance(other, np.ndarray) and isinstance(one, np.ndarray) and one.ndim > 1 and one.shape[-1] == len(other):
         return _weighted(one, other)
     if isinstance(other, np.ndarray) and hasattr(one, "map_blocks") and one.ndim == 2 and len(one.chunks[1]) == 1:
-        if one.shape[1] != other.shape[0]:
-            raise ValueError(f"shapes {one.shape} and {other.shape} do not fit @")
         return one.map_blocks(_weighted, other, drop_axis=[1] if other.ndim == 1 else None, chunks=None if other.ndim == 1 else (one.chunks[0], (other.shape[1],)), dtype=np.result_type(one.dtype, other.dtype))  # fmt: skip
     return one @ other
+
+
+def _shape(array: Any) -> str:
+    return str(tuple("?" if math.isnan(n) else int(n) for n in array.shape)).replace("'", "")
 
 
 def _weighted(block: Any, weights: Any) -> Any:
@@ -75,7 +83,7 @@ def _weighted(block: Any, weights: Any) -> Any:
 
 
 def _number(a: Any) -> Any:
-    if getattr(a, "dtype", None) == bool:  # Dask lets it pass
+    if str(getattr(a, "dtype", "")) == "bool":  # Dask lets it pass
         raise TypeError("NumPy has no sign of truth values: ~ is their contrary")
     return a
 
@@ -213,7 +221,7 @@ def _by_row(node: ast.expr) -> bool:
 def rowwise(tree: ast.expr, inputs: Mapping[str, Array]) -> Array | None:
     """The result's shape and type where each of its rows is made of the same row of the arrays; else None, or where that is unsure."""
     rows = {value.chunks[:1] for value in inputs.values()}
-    whole = all(len(each) == 1 for value in inputs.values() for each in value.chunks[1:])
+    whole = all(len(each) == 1 and None not in each for value in inputs.values() for each in value.chunks[1:])
     if len(rows) != 1 or () in rows or not whole or not names(tree).keys() & inputs.keys() or not _by_row(tree):
         return None
     if ((None,),) in rows and len(inputs) > 1:  # who knows whether their chunks agree
@@ -277,6 +285,12 @@ class Expression(OnArrays):
             warnings.simplefilter("ignore")
             return da.asarray(evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True)), da))
 
+    def over(self, names: Sequence[str], counts: Sequence[int]) -> Any:
+        try:
+            return super().over(names, counts)
+        except ExpressionError as error:  # tables in different numbers of partitions
+            raise DataError(Issue(f"array: {error.message}", error.remedy)) from None
+
 
 class ArrayStep(Step):
     """Compute an array from arrays: an expression in NumPy's terms over the names of the steps in `from`.
@@ -310,6 +324,8 @@ class ArrayStep(Step):
                 return Rowwise(rows, {}, self.expression, given)
             work = Expression(Array((), ""), {}, values, self.expression, given)
             gives = plan(work.build, values)
+            if gives.chunks.count((None,)) > 1:
+                raise ExpressionError(f"this is {gives}, and more than one of its lengths only the data tells", "the plan knows the rows of Parquet files; or make less of it: a.T @ a", 0)  # fmt: skip
         except ExpressionError as error:
             problems.add(("expression",), error.message, error.remedy, error.offset)
             return None
