@@ -130,7 +130,7 @@ class Rows:
     wanted: tuple[str, ...]
 
     def __call__(self, block: Any) -> pl.DataFrame:
-        block = block.reshape(len(block), -1)
+        block = block.reshape(len(block), math.prod(block.shape[1:]))
         if block.shape[1] != len(self.schema):
             raise DataError(Issue(f"the array has {block.shape[1]} columns, {len(self.schema)} are named", "name each"))
         made = [pl.Series(name, block[:, i]).cast(dtype) for i, (name, dtype) in enumerate(self.schema.items())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
@@ -263,7 +264,9 @@ class Finish:
         """Of an array's chunk its first rows, of other values what they tell."""
         if hasattr(value, "shape"):
             shown = pl.DataFrame(
-                value[: self.head].reshape(min(self.head, len(value)), -1) if value.ndim else [[value.item()]],
+                value[: self.head].reshape(min(self.head, len(value)), math.prod(value.shape[1:]))
+                if value.ndim
+                else [[value.item()]],
                 orient="row",
             )
             return Part(len(value) if value.ndim else 1, shown.rename(lambda name: name.removeprefix("column_")))

@@ -281,9 +281,11 @@ class Expression(OnArrays):
     def build(self, arrays: Sequence[Any]) -> Any:
         import dask.array as da
 
+        from pipelines import chunks
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return da.asarray(evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True)), da))
+            return da.asarray(evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True)), chunks))
 
     def over(self, names: Sequence[str], counts: Sequence[int]) -> Any:
         try:
