@@ -494,3 +494,33 @@ def test_sparse_arrays_on_a_cluster(pipeline: Make, project: Path) -> None:
     )
     found = [metrics(pipeline(steps).run(executor), "m") for executor in EXECUTORS]
     assert found == [found[0]] * len(EXECUTORS)
+
+
+@pytest.mark.parametrize(
+    "strange", [[math.inf], [-math.inf, -math.inf], [math.inf, -math.inf], [1e200, -1e200], [1.7e308] * 4]
+)
+def test_a_reduction_does_not_depend_on_the_partitions(pipeline: Make, project: Path, strange: list[float]) -> None:
+    numbers = np.random.default_rng(0).normal(size=600)
+    numbers[:: 600 // len(strange)] = strange
+    pl.DataFrame({"x": numbers}).write_parquet(project / "t.parquet", row_group_size=100)
+    steps = "  t: {read: {path: t.parquet, partitions: PARTS}}\n  x: {to_array: [x]}\n  r:\n    reduce:\n      values: {n: count, lo: min, hi: max, m: mean, t: sum, s: std, q: quantile(0.5), v: value_at_risk(0.99), e: expected_shortfall(0.99)}\n"
+    found = [metrics(pipeline(steps.replace("PARTS", str(n))).run("serial"), "r") for n in (1, 2, 6)]
+    for name in found[0]:
+        same = pytest.approx([found[0][name]] * 2, rel=1e-12, abs=1e190 if 1e200 in strange else 1e-9, nan_ok=True)
+        assert [each[name] for each in found[1:]] == same, name
+    with np.errstate(all="ignore"):
+        wanted = {"n": 600, "lo": numbers.min(), "hi": numbers.max(), "q": np.sort(numbers)[299]}
+        if len(strange) < 4:  # NumPy's sum is infinite before it is divided
+            wanted |= {"m": numbers.mean(), "t": numbers.sum()}
+        if math.isinf(strange[0]):
+            wanted["s"] = math.nan
+    assert {name: found[0][name] for name in wanted} == pytest.approx(wanted, rel=1e-9, abs=1e180, nan_ok=True)
+
+
+def test_nan_is_an_error_for_any_partitions(pipeline: Make, project: Path) -> None:
+    numbers = [1.0, math.inf, math.nan, 2.0, -math.inf, 3.0]
+    pl.DataFrame({"x": numbers}).write_parquet(project / "t.parquet", row_group_size=1)
+    for parts in (1, 3, 6):
+        read = f"  t: {{read: {{path: t.parquet, partitions: {parts}}}}}\n  x: {{to_array: [x]}}\n"
+        with pytest.raises(DataError, match="NaN is among the numbers"):
+            pipeline(read + "  r: {reduce: {values: {m: max}}}\n").run("serial")
