@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -524,3 +525,25 @@ def test_nan_is_an_error_for_any_partitions(pipeline: Make, project: Path) -> No
         read = f"  t: {{read: {{path: t.parquet, partitions: {parts}}}}}\n  x: {{to_array: [x]}}\n"
         with pytest.raises(DataError, match="NaN is among the numbers"):
             pipeline(read + "  r: {reduce: {values: {m: max}}}\n").run("serial")
+
+
+@pytest.mark.parametrize(
+    ("returns", "said"),
+    [
+        ("np.full((paths, 2), 'abc')", "simulate got an array of <U3"),
+        ("[['1.5', '2']] * paths", "simulate got an array of <U3"),
+        ("[[1, 2]] * (paths - 1) + [[3]]", "simulate got a value of type list that is no array of numbers"),
+        ("[[1, 'a']] * paths", "simulate got an array of <U"),
+        ("np.full((paths, 2), object())", "simulate got a value of type ndarray that is no array of numbers"),
+        ("np.ones((paths, 2)) * 1j", "simulate got an array of complex128"),
+        ("np.zeros((paths, 2), 'datetime64[s]')", "simulate got an array of datetime64"),
+        ("None", "simulate got an array of shape ()"),
+    ],
+)
+def test_a_function_that_makes_no_numbers_is_told_so(project: Path, returns: str, said: str) -> None:
+    (project / "texts.py").write_text(f"import numpy as np\n\ndef make(rng, paths):\n    return {returns}\n")
+    config = project / "c.yaml"
+    config.write_text("steps:\n  x: {simulate: {function: 'texts:make', shape: [2], paths: 10}}\n")
+    sys.modules.pop("texts", None)
+    with pytest.raises(DataError, match=re.escape(said)):
+        load(config).run("serial")
