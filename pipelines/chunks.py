@@ -53,6 +53,24 @@ def argmin(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return da.argmin(_with_rows(a), axis=axis, keepdims=keepdims)
 
 
+def where_lengths_agree(function: Any, *arrays: Any) -> Any:
+    """A function of elements, of chunks whose lengths only the data tells."""
+    unknown = [
+        tuple(i - each.ndim for i, n in enumerate(each.shape) if math.isnan(n)) if hasattr(each, "shape") else ()
+        for each in arrays
+    ]
+    return da.core.elemwise(partial(_agreeing, function, unknown), *arrays)
+
+
+def _agreeing(function: Any, unknown: Any, *blocks: Any) -> Any:
+    for axis in {axis for each in unknown for axis in each}:
+        lengths = sorted({block.shape[axis] for block, each in zip(blocks, unknown, strict=True) if axis in each})
+        if len(lengths) > 1:
+            what = f"array: two arrays have {lengths[0]} and {lengths[1]} rows in the same chunk"
+            raise DataError(Issue(what, "make them of the same rows of one table"))
+    return function(*blocks)
+
+
 def _with_rows(a: Any) -> Any:
     """Without the chunks that are known to be empty."""
     a = da.asanyarray(a)

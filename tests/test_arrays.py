@@ -547,3 +547,22 @@ def test_a_function_that_makes_no_numbers_is_told_so(project: Path, returns: str
     sys.modules.pop("texts", None)
     with pytest.raises(DataError, match=re.escape(said)):
         load(config).run("serial")
+
+
+def test_arrays_of_other_rows_are_not_repeated(pipeline: Make, project: Path) -> None:
+    """A chunk of one row is no row for each of the other's."""
+    table(project)
+    steps = TABLE.replace("  s:", "  less: {from: t, filter: id < 451}\n  w: {to_array: [a, b]}\n  s:")
+    for expression in ("u - w", "w[:, 0] > u[:, 0]", "maximum(u, w)", "where(u > 0, w, [1, 2])"):
+        made = pipeline(steps + f"  e: {{from: [u, w], array: '{expression}'}}\n")
+        with pytest.raises(DataError, match=r"two arrays have \d+ and \d+ rows in the same chunk"):
+            made.run("serial", to="e")
+    pl.read_parquet(project / "t.parquet").reverse().write_parquet(project / "more.parquet", row_group_size=100)
+    for partitions, said in ((1, "rows in the same chunk"), (2, "this does not fit")):
+        other = f"  r: {{read: {{path: more.parquet, partitions: {partitions}}}}}\n  f: {{filter: id > -1}}\n  z: {{to_array: [a, b]}}\n"
+        with pytest.raises(DataError, match=said):
+            pipeline(steps + other + "  e: {from: [u, z], array: u - z}\n").run("serial", to="e")
+    expression = "where(u > mean(w, axis=0), maximum(u, -u), u[:, :1]) + u ** 2"
+    faces = pipeline(steps + f"  e: {{from: [u, w], array: '{expression}'}}\n").compile("u", "w", "e")
+    u, w, e = dask.compute(*faces.values(), scheduler="sync")
+    assert np.allclose(e, np.where(u > w.mean(axis=0), np.maximum(u, -u), u[:, :1]) + u**2, rtol=1e-12)

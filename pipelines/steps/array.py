@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
+import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,13 +90,21 @@ def _number(a: Any) -> Any:
 
 
 _OPERATORS: Mapping[type, Callable[..., Any]] = {
-    ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b,
-    ast.Pow: lambda a, b: a**b, ast.MatMult: _product, ast.Mod: lambda a, b: a % b,
-    ast.FloorDiv: lambda a, b: a // b, ast.BitAnd: lambda a, b: a & b, ast.BitOr: lambda a, b: a | b,
-    ast.Lt: lambda a, b: a < b, ast.LtE: lambda a, b: a <= b, ast.Gt: lambda a, b: a > b, ast.GtE: lambda a, b: a >= b,
-    ast.Eq: lambda a, b: a == b, ast.NotEq: lambda a, b: a != b,
-    ast.USub: lambda a: -_number(a), ast.UAdd: lambda a: +_number(a), ast.Invert: lambda a: ~a,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow,
+    ast.MatMult: _product, ast.Mod: operator.mod, ast.FloorDiv: operator.floordiv, ast.BitAnd: operator.and_, ast.BitOr: operator.or_,
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq, ast.NotEq: operator.ne,
+    ast.USub: lambda a: -_number(a), ast.UAdd: lambda a: +_number(a), ast.Invert: operator.invert,
 }  # fmt: skip
+
+
+def _together(function: Callable[..., Any], *arrays: Any, of_chunks: Any = None) -> Any:
+    """Element by element. Of arrays whose rows only the data tells, Dask would repeat a chunk of one row."""
+    unknown = [each for each in arrays if hasattr(each, "dask") and any(map(math.isnan, each.shape))]
+    if len(unknown) < 2 or function is _product:
+        return function(*arrays)
+    from pipelines import chunks
+
+    return chunks.where_lengths_agree(of_chunks or function, *arrays)
 
 
 class ExpressionError(Exception):
@@ -148,11 +157,11 @@ def _evaluated(node: ast.expr, arrays: Mapping[str, Any], numpy: Any, of: Callab
         items = [of(item) for item in node.elts]
         return items if any(hasattr(item, "dask") for item in items) else np.array(items)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](of(node.left), of(node.right))
+        return _together(_OPERATORS[type(node.op)], of(node.left), of(node.right))
     if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
         return _OPERATORS[type(node.op)](of(node.operand))
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OPERATORS:
-        return _OPERATORS[type(node.ops[0])](of(node.left), of(node.comparators[0]))
+        return _together(_OPERATORS[type(node.ops[0])], of(node.left), of(node.comparators[0]))
     if isinstance(node, ast.Subscript):
         return of(node.value)[_index(node.slice)]
     if isinstance(node, ast.Attribute) and node.attr == "T":
@@ -162,6 +171,8 @@ def _evaluated(node: ast.expr, arrays: Mapping[str, Any], numpy: Any, of: Callab
         if name not in FUNCTIONS:
             raise ExpressionError(f"unknown function {name!r}", did_you_mean(name, FUNCTIONS), node.col_offset)
         given, options = _arguments(node, name)
+        if name in _ELEMENTWISE and not options:
+            return _together(getattr(numpy, name), *map(of, given), of_chunks=getattr(np, name))
         return getattr(numpy, name)(*map(of, given), **options)
     raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here", "names of arrays, numbers, lists, + - * / ** @, comparisons, indexes and functions of NumPy can", node.col_offset)  # fmt: skip
 
