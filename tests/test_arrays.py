@@ -339,6 +339,9 @@ def test_what_has_no_value_is_an_error_of_the_plan(pipeline: Make) -> None:
         "paths + 1/0": "'1 / 0' is no number: division by zero",
         "2.0 ** 10000 * paths": "'2.0 ** 10000' is no number: Numerical result out of range",
         "-(paths > 0)": "NumPy has no sign of truth values",
+        "paths[paths > 0]": "'paths > 0' cannot stand here",
+        "paths[True]": "True is no index",
+        "sum(paths, axis=paths)": "'paths' cannot stand here",
     }.items():
         assert said in issue(pipeline, MANY + f'  bad: {{array: "{wrong}"}}\n')
 

@@ -190,17 +190,24 @@ def _arguments(node: ast.Call, name: str) -> tuple[Sequence[ast.expr], Mapping[s
         if parameter in _PLAIN:
             arrays.remove(value)
             plain[parameter] = value
-    return arrays, {key: ast.literal_eval(value) for key, value in plain.items()}
+    return arrays, {key: _literal(value) for key, value in plain.items()}
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here", "numbers can, and lists of them", node.col_offset) from None  # fmt: skip
 
 
 def _index(node: ast.expr) -> Any:
     if isinstance(node, ast.Tuple):
         return tuple(_index(item) for item in node.elts)
     if isinstance(node, ast.Slice):
-        return slice(
-            *(None if each is None else ast.literal_eval(each) for each in (node.lower, node.upper, node.step))
-        )
-    return ast.literal_eval(node)
+        return slice(*(None if each is None else _literal(each) for each in (node.lower, node.upper, node.step)))
+    if isinstance(found := _literal(node), bool):  # Dask takes it for a number
+        raise ExpressionError(f"{found} is no index", "numbers and slices are", node.col_offset)
+    return found
 
 
 def _by_row(node: ast.expr) -> bool:
