@@ -5,7 +5,7 @@ lowering calls it on arrays whose chunks are other tasks' results.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,8 +31,8 @@ def over(name: str, value: Array) -> Any:
 
 
 def known(array: Any) -> Array:
-    """What the plan knows of a Dask array."""
-    chunks = tuple(tuple(None if math.isnan(n) else int(n) for n in each) for each in array.chunks)
+    """What the plan knows of a Dask array. Where it does not know lengths, it does not know into how many chunks either."""
+    chunks = tuple((None,) if any(map(math.isnan, each)) else tuple(map(int, each)) for each in array.chunks)
     return Array(chunks, str(array.dtype))
 
 
@@ -47,7 +47,7 @@ class OnArrays(Work):
         raise NotImplementedError
 
     def count(self, inputs: Sequence[int]) -> int:
-        return known(self.over([str(i) for i in range(len(inputs))], inputs)).blocks
+        return math.prod(self.over([str(i) for i in range(len(inputs))], inputs).numblocks)
 
     def over(self, names: Sequence[str], counts: Sequence[int]) -> Any:
         """The result over inputs of these names and so many chunks: of an array made of a table only now they are known."""
@@ -56,31 +56,54 @@ class OnArrays(Work):
 
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
         import dask
-        from dask.array.optimization import optimize
-        from dask.core import flatten
 
         names = [refs[0].key[0] for refs in inputs]
         with dask.config.set({"array.slicing.split-large-chunks": False}):
             result = self.over(names, [len(refs) for refs in inputs])
         if result.name in names:  # one of its inputs as it is
             return inputs[names.index(result.name)]
-        keys = list(flatten(result.__dask_keys__()))
-        builder.add(dict(optimize(result.__dask_graph__(), keys)))
-        return [Ref(key) for key in keys]
+        return chunks_of(result, builder, inputs)
+
+
+def chunks_of(array: Any, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
+    """Adds the tasks of an array over these inputs; its chunks, in order."""
+    from dask.core import flatten
+
+    keys = list(flatten(array.__dask_keys__()))
+    builder.add(fused(array.__dask_graph__(), keys, {ref.key for refs in inputs for ref in refs}))
+    return [Ref(key) for key in keys]
+
+
+def fused(graph: Any, keys: list[Any], given: Set[Any]) -> Mapping[Any, Any]:
+    """As Dask optimizes arrays, but that other tasks give some of its keys: where Dask puts plain tuples (it does for `concatenate`
+    and `stack`), it would take these for data."""
+    from dask._task_spec import convert_legacy_graph, fuse_linear_task_spec
+    from dask.array.optimization import fuse_roots, optimize_blockwise
+
+    layers = fuse_roots(optimize_blockwise(graph, keys=keys), keys=keys).cull(set(keys))
+    tasks = dict(layers)
+    found: Mapping[Any, Any] = fuse_linear_task_spec(convert_legacy_graph(tasks, {*tasks, *given}), keys=set(keys))
+    return found
 
 
 def cut_into(value: Array, count: int) -> Array:
     """The array in so many chunks, where the plan left their number open."""
-    if value.chunks[:1] != ((None,),):
+    if (None,) not in value.chunks:
         return value
-    return replace(value, chunks=((None,) * (count // math.prod(map(len, value.chunks[1:]))), *value.chunks[1:]))
+    at = value.chunks.index((None,))
+    return replace(value, chunks=(*value.chunks[:at], (None,) * (count // value.blocks), *value.chunks[at + 1 :]))
 
 
 def plan(build: Any, inputs: Sequence[Value]) -> Array:
     """What `build` gives for arrays like these: it raises what does not fit."""
     import warnings
 
-    arrays = [over(f"input{i}", value) for i, value in enumerate(inputs) if isinstance(value, Array)]
+    # some functions are done on one chunk of an unknown length, but not on several
+    arrays = [
+        over(f"input{i}", cut_into(value, 2 * value.blocks))
+        for i, value in enumerate(inputs)
+        if isinstance(value, Array)
+    ]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return known(build(arrays))
@@ -107,7 +130,7 @@ class Rows:
     wanted: tuple[str, ...]
 
     def __call__(self, block: Any) -> pl.DataFrame:
-        block = block.reshape(len(block), -1)
+        block = block.reshape(len(block), math.prod(block.shape[1:]))
         if block.shape[1] != len(self.schema):
             raise DataError(Issue(f"the array has {block.shape[1]} columns, {len(self.schema)} are named", "name each"))
         made = [pl.Series(name, block[:, i]).cast(dtype) for i, (name, dtype) in enumerate(self.schema.items())]

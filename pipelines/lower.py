@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import itertools
+import math
 import os
 import uuid
 from collections.abc import Callable, Sequence
@@ -286,7 +287,9 @@ class Finish:
         """Of an array's chunk its first rows, of other values what they tell."""
         if hasattr(value, "shape"):
             shown = pl.DataFrame(
-                value[: self.head].reshape(min(self.head, len(value)), -1) if value.ndim else [[value.item()]],
+                value[: self.head].reshape(min(self.head, len(value)), math.prod(value.shape[1:]))
+                if value.ndim
+                else [[value.item()]],
                 orient="row",
             )
             return Part(len(value) if value.ndim else 1, shown.rename(lambda name: name.removeprefix("column_")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -284,3 +285,287 @@ def test_without_centring_it_is_the_truncated_svd(pipeline: Make) -> None:
         .compute()
     )
     assert not np.allclose(np.abs(found), np.abs(centred), rtol=1e-2)
+
+
+@pytest.mark.parametrize("expression", ["x - y", "x - mean(y, axis=0)"])
+def test_inputs_that_change_places_are_another_array_in_the_store(
+    pipeline: Make, project: Path, expression: str
+) -> None:
+    pl.DataFrame({"a": [1.0, 2.0, 4.0], "b": [10.0, 30.0, 50.0]}).write_parquet(project / "t.parquet")
+    steps = "  t: {read: t.parquet}\n  NAME0: {from: t, to_array: [a]}\n  NAME1: {from: t, to_array: [b]}\n"
+    steps += f"  d: {{from: [NAME0, NAME1], array: '{expression}', checkpoint: disk}}\n  m: {{reduce: {{values: {{m: mean}}}}}}\n"
+    first = pipeline(steps.replace("NAME0", "x").replace("NAME1", "y"))
+    second = pipeline(steps.replace("NAME0", "y").replace("NAME1", "x"))
+    found = [metrics(made.run("serial"), "m")["m"] for made in (first, second)]
+    assert found == pytest.approx([7 / 3 - 30, 30 - 7 / 3])
+
+
+def test_an_expression_writes_to_no_array(pipeline: Make) -> None:
+    """NumPy's `out` may be a positional argument: log(a, b) would write to b, which others read."""
+    for wrong, said in {
+        "log(paths, paths)": "log: too many positional arguments",
+        "1 + maximum(paths, 1, paths)": "maximum: too many positional arguments",
+        "sqrt(paths, out=paths)": "sqrt: got an unexpected keyword argument 'out'",
+        "sum(paths, 0, None, paths)": "sum: too many positional arguments",
+        "mean(paths, where=[True, False])": "mean: got an unexpected keyword argument 'where'",
+        "exp(paths, dtype='float32')": "exp: got an unexpected keyword argument 'dtype'",
+        "round(paths, 1, paths)": "round: too many positional arguments",
+        "where(paths > 0)": "where: missing a required argument: 'x'",
+        "clip(paths, *paths)": "cannot stand here",
+    }.items():
+        found = issue(pipeline, MANY + f'  bad: {{array: "{wrong}"}}\n')
+        assert said in found
+        assert f":11:{17 + wrong.index(said.split(':')[0]) if ':' in said else 29}:" in found
+    chunk = np.arange(4.0).reshape(2, 2)
+    work = Rowwise(Array(((2,), (2,)), "float64"), {}, "x", ("x",))
+    assert not work(chunk).flags.writeable
+    assert chunk.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "expression", ["clip(x, 60, [70, 80])", "clip(x, min=60)", "round(x, 2)", "diff(x, 1, 0)", "sum(x, 0)", "std(x, axis=0, ddof=1)", "max(x, axis=1, keepdims=True)", "transpose(x, (1, 0))", "tensordot(x, x, 2)"]
+)  # fmt: skip
+def test_functions_take_what_numpys_take(pipeline: Make, expression: str) -> None:
+    made = pipeline(MANY.replace("70000", "500") + f"  x: {{array: 'paths * 1'}}\n  y: {{array: '{expression}'}}\n")
+    faces = made.compile("x", "y")
+    x, y = dask.compute(faces["x"], faces["y"])
+    names = {name: getattr(np, name) for name in expression.replace("(", " ").split() if hasattr(np, name)}
+    assert np.allclose(y, eval(expression, {**names, "x": x}), rtol=1e-12)
+
+
+def test_what_has_no_value_is_an_error_of_the_plan(pipeline: Make) -> None:
+    for wrong, said in {
+        "1 // 0 + paths": "'1 // 0' is no number: integer division or modulo by zero",
+        "paths + 1/0": "'1 / 0' is no number: division by zero",
+        "2.0 ** 10000 * paths": "'2.0 ** 10000' is no number: Numerical result out of range",
+        "-(paths > 0)": "NumPy has no sign of truth values",
+        "paths[paths > 0]": "'paths > 0' cannot stand here",
+        "paths[True]": "True is no index",
+        "sum(paths, axis=paths)": "'paths' cannot stand here",
+    }.items():
+        assert said in issue(pipeline, MANY + f'  bad: {{array: "{wrong}"}}\n')
+
+
+TABLE = """  t: {read: {path: t.parquet, partitions: 4}}
+  x: {from: t, to_array: [a, b]}
+  few: {from: t, filter: id >= 0}
+  u: {from: few, to_array: [a, b]}
+  s: {simulate: {paths: 20000, assets: {a: {volatility: 0.2}, b: {volatility: 0.3}}, chunk: 1}}
+"""
+
+
+def table(project: Path) -> None:
+    rng = np.random.default_rng(0)
+    made = pl.DataFrame({"id": np.arange(600), "a": rng.normal(size=600), "b": rng.normal(size=600)})
+    made.write_parquet(project / "t.parquet", row_group_size=100)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "concatenate([x, x])",
+        "concatenate([x, x], axis=1)",
+        "concatenate([s, x])",
+        "concatenate([u, x])",
+        "concatenate([u, u]) * 2",
+        "concatenate([x, [[1, 2]]])",
+        "stack([x, x])",
+        "stack([u, u])",
+        "[x, x]",
+        "diff(x, prepend=0)",
+        "argmax(x)",
+        "argmin(x)",
+        "argmax(x, axis=0)",
+        "u.T",
+        "transpose(u) + 1",
+        "u @ x[:5].T",
+    ],
+)
+def test_chunks_of_other_tasks_are_no_data_for_dask(pipeline: Make, project: Path, expression: str) -> None:
+    table(project)
+    given = [name for name in ("x", "u", "s") if name in expression.replace("axis", "").replace("max", "")]
+    steps = TABLE + f"  e: {{from: [{', '.join(given)}], array: '{expression}'}}\n  more: {{array: e * 1}}\n"
+    made = pipeline(steps + "  m: {reduce: {values: {m: mean, n: count}}}\n")
+    faces = made.compile(*given, "e", "more")
+    values = dask.compute(*(faces[name] for name in given), scheduler="sync")
+    names = {name: getattr(np, name) for name in ("concatenate", "stack", "diff", "argmax", "argmin", "transpose")}
+    wanted = np.asarray(eval(expression, {**names, **dict(zip(given, values, strict=True))}))
+    for name in ("e", "more"):
+        found = faces[name].compute(scheduler="threads")
+        assert np.allclose(found, wanted, rtol=1e-12)
+        assert found.shape == wanted.shape
+    for executor in ("serial", "threads"):
+        told = metrics(made.run(executor, to="m"), "m")
+        assert told == {"m": pytest.approx(wanted.mean(), rel=1e-9), "n": wanted.size}
+
+
+def test_arrays_that_dask_puts_together_on_a_cluster(pipeline: Make, project: Path) -> None:
+    table(project)
+    steps = TABLE + "  e: {from: [s, x], array: 'concatenate([s, x, [[0, 0]]])'}\n  t2: {from_array: [p, q]}\n"
+    steps += "  f: {from: [x], array: 'argmax(x, axis=0)'}\n  n: {from: t2, aggregate: {n: count(*), m: max(p)}}\n"
+    heads = [pipeline(steps).run(executor, to="n").outputs["n"].head.row(0) for executor in ("serial", "local")]
+    assert heads[0] == heads[1]
+    assert heads[0][0] == 20601
+
+
+def test_lengths_that_do_not_fit_are_errors_of_the_plan(pipeline: Make, project: Path) -> None:
+    table(project)
+    for wrong, said in {
+        "x[:, 0] @ [1]": "shapes (600,) and (1,) do not fit @",
+        "x.T @ [1]": "shapes (2, 600) and (1,) do not fit @",
+        "u.T @ [1]": "shapes (2, '?') and (1,) do not fit @".replace("'", ""),
+        "u @ u.T": "more than one of its lengths only the data tells",
+        "argmax(u, axis=0)": "unknown chunksizes",
+    }.items():
+        name = wrong.replace("argmax(", "")[0]
+        assert said in issue(pipeline, TABLE + f"  e: {{from: [{name}], array: '{wrong}'}}\n")
+    assert "only the data tells how many columns" in issue(pipeline, TABLE + "  e: {from: [u], array: u.T}\n  t2: {from_array: [p, q]}\n")  # fmt: skip
+
+
+SPARSE = """  t: {read: {path: t.parquet, partitions: 6}}
+  few: {filter: id >= 210 and id < 290 or id = 450}
+  u: {to_array: [a, b]}
+"""
+
+
+@pytest.mark.parametrize("files", [False, True])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "std(u)",
+        "std(u, axis=0, ddof=1)",
+        "var(u, axis=0, keepdims=True)",
+        "var(u, axis=1)",
+        "std(u > 0)",
+        "max(u)",
+        "min(u, axis=0)",
+        "max(u > 0, axis=0, keepdims=True)",
+        "cumsum(u, axis=0)",
+        "cumprod(u, axis=0)",
+        "mean(u, axis=0)",
+        "u.T @ u",
+        "prod(u)",
+        "argmax(u)",
+        "argmin(u, axis=0)",
+    ],
+)
+def test_chunks_without_rows_change_nothing(pipeline: Make, project: Path, expression: str, files: bool) -> None:
+    """Behind a filter; and of files without rows, of which the plan knows that."""
+    table(project)
+    steps = SPARSE
+    if files:
+        whole = pl.read_parquet(project / "t.parquet")
+        for i, (at, n) in enumerate([(0, 0), (210, 80), (0, 0), (450, 1)]):
+            whole.slice(at, n).write_parquet(project / f"f{i}.parquet")
+        steps = "  t: {read: {path: 'f*.parquet', partitions: 4}}\n  u: {to_array: [a, b]}\n"
+    elif expression.startswith("arg"):
+        assert "unknown chunksizes" in issue(pipeline, steps + f"  e: {{array: '{expression}'}}\n")
+        return
+    made = pipeline(steps + f"  e: {{array: '{expression}'}}\n")
+    faces = made.compile("u", "e")
+    u = faces["u"].compute(scheduler="sync")
+    assert len(u) == 81
+    names = {name: getattr(np, name) for name in expression.replace("(", " ").split() if hasattr(np, name)}
+    wanted = eval(expression, {**names, "u": u})
+    found = faces["e"].compute(scheduler="threads")
+    assert found.shape == wanted.shape
+    assert found.dtype == faces["e"].dtype == wanted.dtype
+    assert np.allclose(found, wanted, rtol=1e-12)
+    assert made.run("serial").outputs["e"].head.height > 0
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of the mean of nothing
+def test_arrays_without_any_row(pipeline: Make, project: Path) -> None:
+    table(project)
+    none = SPARSE.replace("id >= 210 and id < 290 or id = 450", "id < 0")
+    for last in ("back: {from_array: [p, q]}", "two: {pca: 1}", "s: {standardize: {}}", "e: {array: u * 2}", "e: {array: 'u[:, 0:0]'}", "e: {array: 'sum(u, axis=0)'}"):  # fmt: skip
+        rows = [
+            pipeline(steps + f"  {last}\n").run("threads").outputs[last.split(":")[0]].rows for steps in (SPARSE, none)
+        ]
+        assert rows == ([2, 2] if "sum" in last else [81, 0])
+    for wrong in ("max(u)", "min(u, axis=0)"):
+        with pytest.raises(DataError, match=f"there is no {wrong[:3]} of no rows"):
+            pipeline(none + f"  e: {{array: '{wrong}'}}\n").run("serial")
+    found = pipeline(none + "  e: {array: 'std(u, axis=0)'}\n").compile("e")["e"].compute()
+    assert np.isnan(found).all()
+    assert "there is no max of no numbers" in issue(pipeline, MANY + "  e: {array: 'max(paths[0:0])'}\n")
+
+
+def test_sparse_arrays_on_a_cluster(pipeline: Make, project: Path) -> None:
+    table(project)
+    steps = (
+        SPARSE + "  e: {array: '(u - min(u, axis=0)) / std(u, axis=0)'}\n  m: {reduce: {values: {m: mean, s: std}}}\n"
+    )
+    found = [metrics(pipeline(steps).run(executor), "m") for executor in EXECUTORS]
+    assert found == [found[0]] * len(EXECUTORS)
+
+
+@pytest.mark.parametrize(
+    "strange", [[math.inf], [-math.inf, -math.inf], [math.inf, -math.inf], [1e200, -1e200], [1.7e308] * 4]
+)
+def test_a_reduction_does_not_depend_on_the_partitions(pipeline: Make, project: Path, strange: list[float]) -> None:
+    numbers = np.random.default_rng(0).normal(size=600)
+    numbers[:: 600 // len(strange)] = strange
+    pl.DataFrame({"x": numbers}).write_parquet(project / "t.parquet", row_group_size=100)
+    steps = "  t: {read: {path: t.parquet, partitions: PARTS}}\n  x: {to_array: [x]}\n  r:\n    reduce:\n      values: {n: count, lo: min, hi: max, m: mean, t: sum, s: std, q: quantile(0.5), v: value_at_risk(0.99), e: expected_shortfall(0.99)}\n"
+    found = [metrics(pipeline(steps.replace("PARTS", str(n))).run("serial"), "r") for n in (1, 2, 6)]
+    for name in found[0]:
+        same = pytest.approx([found[0][name]] * 2, rel=1e-12, abs=1e190 if 1e200 in strange else 1e-9, nan_ok=True)
+        assert [each[name] for each in found[1:]] == same, name
+    with np.errstate(all="ignore"):
+        wanted = {"n": 600, "lo": numbers.min(), "hi": numbers.max(), "q": np.sort(numbers)[299]}
+        if len(strange) < 4:  # NumPy's sum is infinite before it is divided
+            wanted |= {"m": numbers.mean(), "t": numbers.sum()}
+        if math.isinf(strange[0]):
+            wanted["s"] = math.nan
+    assert {name: found[0][name] for name in wanted} == pytest.approx(wanted, rel=1e-9, abs=1e180, nan_ok=True)
+
+
+def test_nan_is_an_error_for_any_partitions(pipeline: Make, project: Path) -> None:
+    numbers = [1.0, math.inf, math.nan, 2.0, -math.inf, 3.0]
+    pl.DataFrame({"x": numbers}).write_parquet(project / "t.parquet", row_group_size=1)
+    for parts in (1, 3, 6):
+        read = f"  t: {{read: {{path: t.parquet, partitions: {parts}}}}}\n  x: {{to_array: [x]}}\n"
+        with pytest.raises(DataError, match="NaN is among the numbers"):
+            pipeline(read + "  r: {reduce: {values: {m: max}}}\n").run("serial")
+
+
+@pytest.mark.parametrize(
+    ("returns", "said"),
+    [
+        ("np.full((paths, 2), 'abc')", "simulate got an array of <U3"),
+        ("[['1.5', '2']] * paths", "simulate got an array of <U3"),
+        ("[[1, 2]] * (paths - 1) + [[3]]", "simulate got a value of type list that is no array of numbers"),
+        ("[[1, 'a']] * paths", "simulate got an array of <U"),
+        ("np.full((paths, 2), object())", "simulate got a value of type ndarray that is no array of numbers"),
+        ("np.ones((paths, 2)) * 1j", "simulate got an array of complex128"),
+        ("np.zeros((paths, 2), 'datetime64[s]')", "simulate got an array of datetime64"),
+        ("None", "simulate got an array of shape ()"),
+    ],
+)
+def test_a_function_that_makes_no_numbers_is_told_so(project: Path, returns: str, said: str) -> None:
+    (project / "texts.py").write_text(f"import numpy as np\n\ndef make(rng, paths):\n    return {returns}\n")
+    config = project / "c.yaml"
+    config.write_text("steps:\n  x: {simulate: {function: 'texts:make', shape: [2], paths: 10}}\n")
+    sys.modules.pop("texts", None)
+    with pytest.raises(DataError, match=re.escape(said)):
+        load(config).run("serial")
+
+
+def test_arrays_of_other_rows_are_not_repeated(pipeline: Make, project: Path) -> None:
+    """A chunk of one row is no row for each of the other's."""
+    table(project)
+    steps = TABLE.replace("  s:", "  less: {from: t, filter: id < 451}\n  w: {to_array: [a, b]}\n  s:")
+    for expression in ("u - w", "w[:, 0] > u[:, 0]", "maximum(u, w)", "where(u > 0, w, [1, 2])"):
+        made = pipeline(steps + f"  e: {{from: [u, w], array: '{expression}'}}\n")
+        with pytest.raises(DataError, match=r"two arrays have \d+ and \d+ rows in the same chunk"):
+            made.run("serial", to="e")
+    pl.read_parquet(project / "t.parquet").reverse().write_parquet(project / "more.parquet", row_group_size=100)
+    for partitions, said in ((1, "rows in the same chunk"), (2, "this does not fit")):
+        other = f"  r: {{read: {{path: more.parquet, partitions: {partitions}}}}}\n  f: {{filter: id > -1}}\n  z: {{to_array: [a, b]}}\n"
+        with pytest.raises(DataError, match=said):
+            pipeline(steps + other + "  e: {from: [u, z], array: u - z}\n").run("serial", to="e")
+    expression = "where(u > mean(w, axis=0), maximum(u, -u), u[:, :1]) + u ** 2"
+    faces = pipeline(steps + f"  e: {{from: [u, w], array: '{expression}'}}\n").compile("u", "w", "e")
+    u, w, e = dask.compute(*faces.values(), scheduler="sync")
+    assert np.allclose(e, np.where(u > w.mean(axis=0), np.maximum(u, -u), u[:, :1]) + u**2, rtol=1e-12)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import math
+import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,19 +13,38 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.arrays import OnArrays, plan
-from pipelines.errors import did_you_mean
+from pipelines.errors import DataError, Issue, did_you_mean
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.types import Schema
 from pipelines.values import Array
 from pipelines.work import Builder, Ref, Work
 
-FUNCTIONS = (
-    "abs", "arccos", "arcsin", "arctan", "arctan2", "argmax", "argmin", "clip", "concatenate", "cos", "cosh", "cumprod", "cumsum",
-    "diff", "exp", "expm1", "floor", "ceil", "isfinite", "isnan", "log", "log10", "log1p", "log2", "max", "maximum", "mean", "min",
-    "minimum", "prod", "round", "sign", "sin", "sinh", "sqrt", "stack", "std", "sum", "tan", "tanh", "tensordot", "transpose",
-    "var", "where",
-)  # fmt: skip
-"""NumPy's, by NumPy's names; Dask has each of them."""
+_SIGNATURES: Mapping[str, inspect.Signature] = {
+    name: inspect.signature(like)
+    for names, like in (
+        (
+            "abs arccos arcsin arctan ceil cos cosh exp expm1 floor isfinite isnan log log10 log1p log2 sign sin sinh sqrt tan tanh",
+            lambda x, /: x,
+        ),
+        ("arctan2 maximum minimum", lambda x, y, /: x),
+        ("where", lambda condition, x, y, /: x),
+        ("clip", lambda a, /, a_min=None, a_max=None, *, min=None, max=None: a),
+        ("round", lambda a, /, decimals=0: a),
+        ("argmax argmin max mean min prod sum", lambda a, /, axis=None, *, keepdims=False: a),
+        ("std var", lambda a, /, axis=None, *, ddof=0, keepdims=False: a),
+        ("cumprod cumsum", lambda a, /, axis=None: a),
+        ("diff", lambda a, /, n=1, axis=-1, *, prepend=None, append=None: a),
+        ("concatenate stack", lambda arrays, /, axis=0: arrays),
+        ("tensordot", lambda a, b, /, axes=2: a),
+        ("transpose", lambda a, /, axes=None: a),
+    )
+    for name in names.split()
+}
+"""NumPy's, by NumPy's names; Dask has each of them. NumPy takes more: an array at the place of `out` would be written to, while
+other tasks read it."""
+FUNCTIONS = tuple(sorted(_SIGNATURES))
+_PLAIN = frozenset({"axis", "axes", "ddof", "decimals", "n"})
+"""Parameters that are numbers, not arrays."""
 
 
 _ELEMENTWISE = frozenset(FUNCTIONS) - {
@@ -35,13 +57,20 @@ _ALONG = ("argmax", "argmin", "cumprod", "cumsum", "max", "mean", "min", "prod",
 
 def _product(one: Any, other: Any) -> Any:
     """a @ b. A small b is given to every chunk of a: Dask's own product cuts and multiplies it chunk by chunk."""
+    if hasattr(one, "shape") and hasattr(other, "shape") and one.ndim and other.ndim:
+        lengths = one.shape[-1], other.shape[-2 if other.ndim > 1 else 0]
+        # Dask repeats a length of 1; two arrays of a table may well have as many rows
+        if lengths[0] != lengths[1] and not all(map(math.isnan, lengths)):
+            raise ValueError(f"shapes {_shape(one)} and {_shape(other)} do not fit @")
     if isinstance(other, np.ndarray) and isinstance(one, np.ndarray) and one.ndim > 1 and one.shape[-1] == len(other):
         return _weighted(one, other)
     if isinstance(other, np.ndarray) and hasattr(one, "map_blocks") and one.ndim == 2 and len(one.chunks[1]) == 1:
-        if one.shape[1] != other.shape[0]:
-            raise ValueError(f"shapes {one.shape} and {other.shape} do not fit @")
         return one.map_blocks(_weighted, other, drop_axis=[1] if other.ndim == 1 else None, chunks=None if other.ndim == 1 else (one.chunks[0], (other.shape[1],)), dtype=np.result_type(one.dtype, other.dtype))  # fmt: skip
     return one @ other
+
+
+def _shape(array: Any) -> str:
+    return str(tuple("?" if math.isnan(n) else int(n) for n in array.shape)).replace("'", "")
 
 
 def _weighted(block: Any, weights: Any) -> Any:
@@ -54,14 +83,28 @@ def _weighted(block: Any, weights: Any) -> Any:
     return total
 
 
+def _number(a: Any) -> Any:
+    if str(getattr(a, "dtype", "")) == "bool":  # Dask lets it pass
+        raise TypeError("NumPy has no sign of truth values: ~ is their contrary")
+    return a
+
+
 _OPERATORS: Mapping[type, Callable[..., Any]] = {
-    ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b,
-    ast.Pow: lambda a, b: a**b, ast.MatMult: _product, ast.Mod: lambda a, b: a % b,
-    ast.FloorDiv: lambda a, b: a // b, ast.BitAnd: lambda a, b: a & b, ast.BitOr: lambda a, b: a | b,
-    ast.Lt: lambda a, b: a < b, ast.LtE: lambda a, b: a <= b, ast.Gt: lambda a, b: a > b, ast.GtE: lambda a, b: a >= b,
-    ast.Eq: lambda a, b: a == b, ast.NotEq: lambda a, b: a != b,
-    ast.USub: lambda a: -a, ast.UAdd: lambda a: +a, ast.Invert: lambda a: ~a,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow,
+    ast.MatMult: _product, ast.Mod: operator.mod, ast.FloorDiv: operator.floordiv, ast.BitAnd: operator.and_, ast.BitOr: operator.or_,
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq, ast.NotEq: operator.ne,
+    ast.USub: lambda a: -_number(a), ast.UAdd: lambda a: +_number(a), ast.Invert: operator.invert,
 }  # fmt: skip
+
+
+def _together(function: Callable[..., Any], *arrays: Any, of_chunks: Any = None) -> Any:
+    """Element by element. Of arrays whose rows only the data tells, Dask would repeat a chunk of one row."""
+    unknown = [each for each in arrays if hasattr(each, "dask") and any(map(math.isnan, each.shape))]
+    if len(unknown) < 2 or function is _product:
+        return function(*arrays)
+    from pipelines import chunks
+
+    return chunks.where_lengths_agree(of_chunks or function, *arrays)
 
 
 class ExpressionError(Exception):
@@ -95,6 +138,9 @@ def evaluate(node: ast.expr, arrays: Mapping[str, Any], numpy: Any) -> Any:
 
     try:
         return _evaluated(node, arrays, numpy, of)
+    except ArithmeticError as error:
+        said = error.args[-1] if error.args else type(error).__name__
+        raise ExpressionError(f"{ast.unparse(node)!r} is no number: {said}", "write another number", node.col_offset) from None  # fmt: skip
     except (ValueError, TypeError, IndexError, NotImplementedError, AttributeError, KeyError) as error:
         said = str(error).strip().split("\n")[0] or type(error).__name__
         raise ExpressionError(f"this does not fit: {said}", "look at the arrays' shapes with `pipelines plan`", node.col_offset) from None  # fmt: skip
@@ -111,11 +157,11 @@ def _evaluated(node: ast.expr, arrays: Mapping[str, Any], numpy: Any, of: Callab
         items = [of(item) for item in node.elts]
         return items if any(hasattr(item, "dask") for item in items) else np.array(items)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](of(node.left), of(node.right))
+        return _together(_OPERATORS[type(node.op)], of(node.left), of(node.right))
     if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
         return _OPERATORS[type(node.op)](of(node.operand))
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _OPERATORS:
-        return _OPERATORS[type(node.ops[0])](of(node.left), of(node.comparators[0]))
+        return _together(_OPERATORS[type(node.ops[0])], of(node.left), of(node.comparators[0]))
     if isinstance(node, ast.Subscript):
         return of(node.value)[_index(node.slice)]
     if isinstance(node, ast.Attribute) and node.attr == "T":
@@ -124,19 +170,44 @@ def _evaluated(node: ast.expr, arrays: Mapping[str, Any], numpy: Any, of: Callab
         name = node.func.id
         if name not in FUNCTIONS:
             raise ExpressionError(f"unknown function {name!r}", did_you_mean(name, FUNCTIONS), node.col_offset)
-        options = {each.arg: ast.literal_eval(each.value) for each in node.keywords if each.arg}
-        return getattr(numpy, name)(*map(of, node.args), **options)
+        given, options = _arguments(node, name)
+        if name in _ELEMENTWISE and not options:
+            return _together(getattr(numpy, name), *map(of, given), of_chunks=getattr(np, name))
+        return getattr(numpy, name)(*map(of, given), **options)
     raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here", "names of arrays, numbers, lists, + - * / ** @, comparisons, indexes and functions of NumPy can", node.col_offset)  # fmt: skip
+
+
+def _arguments(node: ast.Call, name: str) -> tuple[Sequence[ast.expr], Mapping[str, Any]]:
+    """Those that are arrays, and the others by their names."""
+    keywords = {each.arg or "**": each.value for each in node.keywords}
+    try:
+        _SIGNATURES[name].bind(*node.args, **keywords)
+    except TypeError as error:
+        usage = f"{name}{_SIGNATURES[name]}".replace("/, ", "").replace(", /", "").replace("*, ", "")
+        raise ExpressionError(f"{name}: {error}", f"it is called as {usage}", node.col_offset) from None
+    arrays, plain = list(node.args), dict(keywords)
+    for parameter, value in zip(_SIGNATURES[name].parameters, node.args, strict=False):
+        if parameter in _PLAIN:
+            arrays.remove(value)
+            plain[parameter] = value
+    return arrays, {key: _literal(value) for key, value in plain.items()}
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here", "numbers can, and lists of them", node.col_offset) from None  # fmt: skip
 
 
 def _index(node: ast.expr) -> Any:
     if isinstance(node, ast.Tuple):
         return tuple(_index(item) for item in node.elts)
     if isinstance(node, ast.Slice):
-        return slice(
-            *(None if each is None else ast.literal_eval(each) for each in (node.lower, node.upper, node.step))
-        )
-    return ast.literal_eval(node)
+        return slice(*(None if each is None else _literal(each) for each in (node.lower, node.upper, node.step)))
+    if isinstance(found := _literal(node), bool):  # Dask takes it for a number
+        raise ExpressionError(f"{found} is no index", "numbers and slices are", node.col_offset)
+    return found
 
 
 def _by_row(node: ast.expr) -> bool:
@@ -168,7 +239,7 @@ def _by_row(node: ast.expr) -> bool:
 def rowwise(tree: ast.expr, inputs: Mapping[str, Array]) -> Array | None:
     """The result's shape and type where each of its rows is made of the same row of the arrays; else None, or where that is unsure."""
     rows = {value.chunks[:1] for value in inputs.values()}
-    whole = all(len(each) == 1 for value in inputs.values() for each in value.chunks[1:])
+    whole = all(len(each) == 1 and None not in each for value in inputs.values() for each in value.chunks[1:])
     if len(rows) != 1 or () in rows or not whole or not names(tree).keys() & inputs.keys() or not _by_row(tree):
         return None
     if ((None,),) in rows and len(inputs) > 1:  # who knows whether their chunks agree
@@ -192,13 +263,20 @@ class Rowwise(Work):
     text: str
     names: tuple[str, ...]
 
+    @property
+    def identity(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.names  # the same text means something else when they change places
+
     @staticmethod
     def of(tree: ast.expr, arrays: Mapping[str, Any]) -> Any:
         with np.errstate(all="ignore"):
             return evaluate(tree, arrays, np)
 
     def __call__(self, *chunks: Any) -> Any:
-        return self.of(parsed(self.text), dict(zip(self.names, chunks, strict=True)))
+        given = [chunk.view() for chunk in chunks]
+        for each in given:  # other tasks read the same numbers
+            each.flags.writeable = False
+        return self.of(parsed(self.text), dict(zip(self.names, given, strict=True)))
 
     def count(self, inputs: Sequence[int]) -> int:
         return inputs[0]
@@ -214,12 +292,24 @@ class Expression(OnArrays):
     text: str
     names: tuple[str, ...]
 
+    @property
+    def identity(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.names
+
     def build(self, arrays: Sequence[Any]) -> Any:
         import dask.array as da
 
+        from pipelines import chunks
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return da.asarray(evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True)), da))
+            return da.asarray(evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True)), chunks))
+
+    def over(self, names: Sequence[str], counts: Sequence[int]) -> Any:
+        try:
+            return super().over(names, counts)
+        except ExpressionError as error:  # tables in different numbers of partitions
+            raise DataError(Issue(f"array: {error.message}", error.remedy)) from None
 
 
 class ArrayStep(Step):
@@ -254,6 +344,8 @@ class ArrayStep(Step):
                 return Rowwise(rows, {}, self.expression, given)
             work = Expression(Array((), ""), {}, values, self.expression, given)
             gives = plan(work.build, values)
+            if gives.chunks.count((None,)) > 1:
+                raise ExpressionError(f"this is {gives}, and more than one of its lengths only the data tells", "the plan knows the rows of Parquet files; or make less of it: a.T @ a", 0)  # fmt: skip
         except ExpressionError as error:
             problems.add(("expression",), error.message, error.remedy, error.offset)
             return None

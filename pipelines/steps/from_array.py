@@ -7,7 +7,7 @@ from typing import ClassVar
 import polars as pl
 from pydantic import Field
 
-from pipelines.arrays import Rows, over
+from pipelines.arrays import Rows, chunks_of, cut_into, over
 from pipelines.steps.base import Context, Problems, Step, Texts
 from pipelines.types import Schema
 from pipelines.values import Array, Value
@@ -32,14 +32,11 @@ class FromArray(Work):
         return inputs[0] // max(1, self.array.blocks // len(self.array.chunks[0]))
 
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
-        from dask.core import flatten
-
         refs = inputs[0]
         rows = Rows(self.types, tuple(self.schema))
         if len(self.array.chunks) > 1 and len(self.array.chunks[1]) > 1:
-            array = over(refs[0].key[0], self.array).rechunk({1: -1})
-            builder.add(dict(array.__dask_graph__()))
-            refs = [Ref(key) for key in flatten(array.__dask_keys__())]
+            array = over(refs[0].key[0], cut_into(self.array, len(refs))).rechunk({1: -1})
+            refs = chunks_of(array, builder, inputs)
         return [builder.task("", (i,), rows, each) for i, each in enumerate(refs)]
 
 
@@ -58,7 +55,12 @@ class FromArrayStep(Step):
         assert isinstance(array, Array)
         wide = 1 if len(array.shape) == 1 else array.shape[1] if len(array.shape) == 2 else None
         if wide is None:
-            problems.add((), f"this is {array}: it has no rows and columns", "a table is made of one or two dimensions")
+            what = (
+                "only the data tells how many columns it has" if len(array.shape) == 2 else "it has no rows and columns"
+            )
+            problems.add(
+                (), f"this is {array}: {what}", "a table is made of one dimension, or of two and as many names"
+            )
         elif wide != len(self.columns):
             problems.add(
                 ("columns",), f"the array has {wide} columns, {len(self.columns)} are named", "name each of them"

@@ -44,13 +44,24 @@ class Numbers:
 
 @dataclass(frozen=True)
 class State:
-    """Of some numbers: how many, their mean and sum of squared deviations (Chan, Golub, LeVeque 1979), and both ends."""
+    """Of some numbers: how many, the mean and sum of squared deviations of those that are finite (Chan, Golub, LeVeque 1979), both ends,
+    and how many are not finite: in one mean with the others, what it becomes would depend on the partitions."""
 
     count: int
     mean: float
     squares: float
     least: Any
     most: Any
+    above: int = 0
+    """Infinite."""
+    below: int = 0
+    """Minus infinite."""
+    missing: int = 0
+    """NaN."""
+
+    @property
+    def finite(self) -> int:
+        return self.count - self.above - self.below - self.missing
 
 
 @dataclass(frozen=True)
@@ -61,21 +72,30 @@ class Partial:
 
     def __call__(self, block: Any) -> State:
         numbers = np.ravel(block).astype("float64", copy=False)
-        mean = float(numbers.mean()) if numbers.size else 0.0
-        squares = float(np.square(numbers - mean).sum())
-        return State(numbers.size, mean, squares, _least(numbers, self.low), _most(numbers, self.high))
+        with np.errstate(all="ignore"):
+            mean = float(numbers.mean()) if numbers.size else 0.0
+            finite = numbers if math.isfinite(mean) else numbers[np.isfinite(numbers)]
+            if finite is not numbers:  # the sum of huge numbers may be infinite, but not their mean
+                mean = float((finite / finite.size).sum()) if finite.size else 0.0
+            squares = float(np.square(finite - mean).sum())
+        others = (0, 0, 0)
+        if finite.size < numbers.size:
+            others = (int((numbers == np.inf).sum()), int((numbers == -np.inf).sum()), int(np.isnan(numbers).sum()))
+        return State(numbers.size, mean, squares, _least(numbers, self.low), _most(numbers, self.high), *others)
 
     def combine(self, states: Sequence[State]) -> State:
         count, mean, squares = 0, 0.0, 0.0
         for each in states:
-            if each.count:
-                total, delta = count + each.count, each.mean - mean
-                squares += each.squares + delta * delta * count * each.count / total
-                mean += delta * each.count / total
+            if each.finite:
+                total, delta = count + each.finite, each.mean - mean
+                squares += each.squares + (delta * delta * count * each.finite / total if count else 0.0)
+                mean += delta * (each.finite / total)
                 count = total
         least = _least(np.concatenate([each.least for each in states]), self.low)
         most = _most(np.concatenate([each.most for each in states]), self.high)
-        return State(count, mean, squares, least, most)
+        whole = sum(each.count for each in states)
+        above, below, missing = (sum(getattr(s, name) for s in states) for name in ("above", "below", "missing"))
+        return State(whole, mean, squares, least, most, above, below, missing)
 
 
 def _least(numbers: Any, count: int) -> Any:
@@ -113,16 +133,24 @@ class Final:
     wanted: Mapping[str, Wanted]
 
     def __call__(self, state: State) -> Numbers:
-        if math.isnan(state.mean) or not state.count:
+        if state.missing or not state.count:
             what = "NaN is among the numbers" if state.count else "there are no numbers"
             raise DataError(Issue(f"reduce: {what}", "look where they come from with --to"))
-        state = replace(state, least=np.sort(state.least), most=np.sort(state.most))
+        infinite = math.inf if state.above else -math.inf if state.below else 0.0
+        state = replace(
+            state,
+            mean=math.nan if state.above and state.below else state.mean + infinite,
+            squares=math.nan if infinite else state.squares,
+            least=np.sort(state.least),
+            most=np.sort(state.most),
+        )
         values, errors = dict[str, float](), dict[str, float]()
-        for name, each in self.wanted.items():
-            value, error = self.number(each, state)
-            values[name] = value
-            if error is not None:
-                errors[name] = error
+        with np.errstate(all="ignore"):
+            for name, each in self.wanted.items():
+                value, error = self.number(each, state)
+                values[name] = value
+                if error is not None:
+                    errors[name] = error
         return Numbers(values, errors)
 
     def number(self, wanted: Wanted, state: State) -> tuple[float, float | None]:
@@ -153,7 +181,7 @@ class Final:
         tail = state.most[len(state.most) - (n - at) :] if n > at else state.most[-1:]
         beyond = float(tail.mean())
         # Manistre and Hancock, Variance of the CTE estimator, 2005: (Var(tail) + q (ES - VaR)^2) / (n (1 - q))
-        error = math.sqrt((float(tail.var()) + q * (beyond - value) ** 2) / len(tail))
+        error = math.sqrt((float(tail.var()) + q * (beyond - value) * (beyond - value)) / len(tail))
         return beyond, error
 
     def ranked(self, rank: int, state: State) -> float:
@@ -185,7 +213,7 @@ class Reduce(Step):
 
     Functions are `count`, `mean`, `sum`, `std`, `min`, `max`, `quantile(0.05)`, `value_at_risk(0.99)` (the same quantile, of losses)
     and `expected_shortfall(0.99)` (the mean of what is beyond it). Quantiles are exact: the number of rank n * level, rounded up.
-    Errors of quantiles are half the distance of the ranks one standard deviation away; those of shortfalls after Manistre and Hancock (2005).
+    Infinite numbers count as in NumPy, NaN is an error. Errors of quantiles are half the distance of the ranks one standard deviation away; those of shortfalls after Manistre and Hancock (2005).
     """
 
     kind = "reduce"

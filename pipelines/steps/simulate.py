@@ -94,7 +94,7 @@ class Streams:
             rng = np.random.Generator(
                 np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(first + at // STREAM,)))
             )
-            made = np.asarray(self.make(rng, size))
+            made = _numbers(self.make(rng, size))
             if made.shape != (size, *self.shape):
                 wanted = (size, *self.shape)
                 raise DataError(
@@ -105,6 +105,20 @@ class Streams:
                 )
             block[at : at + size] = made
         return block
+
+
+def _numbers(made: Any) -> Any:
+    """Raises DataError where these are none."""
+    try:
+        found = np.asarray(made)
+        if found.dtype == object:
+            found = found.astype("float64")
+        if found.dtype.kind in "biuf":
+            return found
+        what = f"an array of {found.dtype}"
+    except (TypeError, ValueError) as error:
+        what = f"a value of type {type(made).__name__} that is no array of numbers ({error})"
+    raise DataError(Issue(f"simulate got {what}", "let the function return an array of real numbers"))
 
 
 @dataclass(frozen=True)
