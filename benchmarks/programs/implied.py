@@ -1,4 +1,4 @@
-"""A function as users have them: NumPy, some tenths of a second for a partition."""
+"""A function as users have them: NumPy, a second or two for a partition."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ def volatility(prices: pl.DataFrame) -> pl.DataFrame:
     close, strike = prices["Close"].to_numpy(), np.maximum(prices["Low"].to_numpy(), 0.01)
     low, high = np.full(len(close), 1e-4), np.full(len(close), 8.0)
     moneyness = np.log(np.maximum(close, 0.01) / strike)
-    for _ in range(60):
+    for _ in range(120):
         middle = (low + high) / 2
         deviation = middle * np.sqrt(1 / 12)
         above = moneyness / deviation + deviation / 2
