@@ -293,6 +293,15 @@ def test_folds_refit_features_and_look_only_back_in_time(learn: Make, table: pl.
     assert found["log_loss"] == pytest.approx(np.mean(losses), rel=2e-3)
 
 
+def test_a_metric_that_no_trial_has_is_an_error(learn: Make) -> None:
+    search = "  s: {search: {estimator: sklearn.%s, target: %s, columns: [a, b], grid: {%s}, metric: %s, folds: 2}}\n"
+    with pytest.raises(ConfigError, match="roc_auc needs chances, and LinearSVC tells none"):
+        learn(search % ("svm.LinearSVC", "up", "C: [0.1, 1.0]", "roc_auc")).plan()
+    three = learn(search % ("tree.DecisionTreeClassifier", "kind", "max_depth: [1, 2]", "roc_auc"))
+    with pytest.raises(DataError, match=r"c.yaml:4:\d+: no trial has a roc_auc: it is for two classes"):
+        three.run("threads")
+
+
 def test_search_finds_what_scikit_learn_finds(learn: Make, table: pl.DataFrame) -> None:
     text = "{estimator: sklearn.tree.DecisionTreeClassifier, target: up, columns: [a, b, c, d], grid: {max_depth: [1, 3, 5, 12], min_samples_leaf: [1, 40]}, folds: 3%s}"
     grid = model(learn(f"  model: {{search: {text % ''}}}\n"))

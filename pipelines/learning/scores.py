@@ -220,4 +220,5 @@ CLASSIFICATION = (
     "log_loss",
     "brier",
 )
+BY_CHANCE = ("roc_auc", "average_precision", "log_loss", "brier")
 REGRESSION = tuple(name for name in LARGER_IS_BETTER if name not in CLASSIFICATION)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.errors import DataError, Issue
 from pipelines.learning.blocks import Held, one_thread
 from pipelines.learning.estimators import Chosen
 from pipelines.learning.fitting import Fit, Fitted, Learner, Whole, guarded
@@ -79,6 +80,9 @@ class Ranking:
 
     def __call__(self, found: Sequence[Sequence[Mapping[str, float]]]) -> list[int]:
         means = [self.mean(each) for each in found]
+        if all(map(math.isnan, means)):
+            what = f"no trial has a {self.metric}: it is for two classes that both are in every fold"
+            raise DataError(Issue(what, "take another `metric`, or fewer folds"))
         return sorted(
             range(len(means)),
             key=lambda i: (math.isnan(means[i]), -means[i] if LARGER_IS_BETTER[self.metric] else means[i]),

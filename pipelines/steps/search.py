@@ -109,7 +109,7 @@ class Search(Folded, Learnt, Step):
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Work | None:
         from pipelines.learning.estimators import EstimatorError, choose
-        from pipelines.learning.scores import CLASSIFICATION, REGRESSION
+        from pipelines.learning.scores import BY_CHANCE, CLASSIFICATION, REGRESSION
 
         found = folded(self, schema, problems, context)
         for name, values in self.grid.items():
@@ -141,6 +141,9 @@ class Search(Folded, Learnt, Step):
         metric = self.metric or default
         if metric not in known:
             problems.add(("metric",), f"unknown metric {metric!r}", did_you_mean(metric, known))
+        if metric in BY_CHANCE and not all(each.chances for each in candidates):
+            what = f"{metric} needs chances, and {found.chosen.short} tells none with these parameters"
+            problems.add(("metric",), what, "take accuracy, or parameters with which it does")
         if self.halving is not None and any(each.how != "one_worker" for each in candidates):
             problems.add(
                 ("halving",),
