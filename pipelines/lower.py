@@ -202,18 +202,10 @@ class Attempt:
     retries: int
 
     def __call__(self, *given: Any) -> Any:
-        for tries in itertools.count():
-            try:
-                result = self.method(*given)
-            except Exception as error:
-                if tries == self.retries or not may_pass(error):
-                    raise
-                events.tell("retry", stage=self.stage, error=str(error).splitlines()[0])
-                events.back_off(tries)
-            else:
-                rows, size = _measured(result)
-                events.tell("done", stage=self.stage, rows=rows, bytes=size)
-                return result
+        result = _retried(self.method, given, self.stage, self.retries)
+        rows, size = _measured(result)
+        events.tell("done", stage=self.stage, rows=rows, bytes=size)
+        return result
 
 
 @dataclass(frozen=True)
@@ -226,16 +218,22 @@ class Own:
     place: Place
 
     def __call__(self, *given: Any) -> Any:
-        for tries in itertools.count():
-            try:
-                return self.function(*given)
-            except Exception as error:
-                if tries == self.retries or not may_pass(error):
-                    if isinstance(error, PipelineError):
-                        error.issues = tuple(replace(issue, place=issue.place or self.place) for issue in error.issues)
-                    raise
-                events.tell("retry", stage=self.stage, error=str(error).splitlines()[0])
-                events.back_off(tries)
+        try:
+            return _retried(self.function, given, self.stage, self.retries)
+        except PipelineError as error:
+            error.issues = tuple(replace(issue, place=issue.place or self.place) for issue in error.issues)
+            raise
+
+
+def _retried(call: Callable[..., Any], given: Sequence[Any], stage: str, retries: int) -> Any:
+    for tries in itertools.count():
+        try:
+            return call(*given)
+        except Exception as error:
+            if tries == retries or not may_pass(error):
+                raise
+            events.tell("retry", stage=stage, error=str(error).splitlines()[0])
+            events.back_off(tries)
 
 
 def _measured(result: pl.DataFrame | Parcel | Part) -> tuple[int, int]:

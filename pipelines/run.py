@@ -173,8 +173,7 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         opened.ship(_codes(staged))
         counts = _counts(staged, lowered)
         names = {lowered.keys[key][0][0]: key for key in counts}
-        parts = {name: lowered.keys[key][0][0] for name, key in lowered.parts.items()}
-        parts = {name: last for name, last in parts.items() if name != last}
+        parts = {name: last for name, key in lowered.parts.items() if name != (last := lowered.keys[key][0][0])}
         progress = Progress(limits=_limits(staged, counts, names), parts=parts)
         record.planned(staged, counts, durable, progress, names)
         totals = {name: (record.stages[key].name, counts[key]) for name, key in names.items()}
@@ -410,7 +409,7 @@ def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
             if output is not None:
                 path = resolved(output, str(folder))
                 for left in path.parent.glob(f".{glob.escape(path.name)}.{mark}.*.tmp"):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+                    _removed(left)
 
 
 @contextmanager
@@ -443,7 +442,11 @@ def _swept(path: Path) -> None:
         if re.fullmatch(r"(\.[0-9a-f]{8}){2}\.tmp", left.name[len(path.name) + 1 :]):
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                    _removed(left)
+
+
+def _removed(left: Path) -> None:
+    shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def _codes(staged: Staged) -> list[Code]:

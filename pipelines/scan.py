@@ -94,9 +94,9 @@ class FileInfo:
     mtime_ns: int
 
 
-def linked(paths: Iterable[str], root: str | Path) -> dict[str, str]:
-    """Of those that symbolic links lead to, where they are: another place is another file, of whatever size and time."""
-    base, folders, found = os.path.realpath(root), dict[str, tuple[str, bool]](), dict[str, str]()
+def linked(paths: Iterable[str], root: str | Path) -> dict[str, tuple[str, ...]]:
+    """Of each, if symbolic links lead to it, where it is: another place is another file, of whatever size and time."""
+    base, folders, found = os.path.realpath(root), dict[str, tuple[str, bool]](), dict[str, tuple[str, ...]]()
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in folders:
@@ -104,8 +104,8 @@ def linked(paths: Iterable[str], root: str | Path) -> dict[str, str]:
             plain = folder if inside.startswith("..") else os.path.normpath(os.path.join(base, inside))
             folders[folder] = real, real != plain
         real, led = folders[folder]
-        if led or os.path.islink(path):
-            found[path] = os.path.realpath(os.path.join(real, name)).removeprefix(base + os.sep)
+        there = os.path.realpath(os.path.join(real, name)) if led or os.path.islink(path) else None
+        found[path] = () if there is None else (there.removeprefix(base + os.sep),)
     return found
 
 

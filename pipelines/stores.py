@@ -74,9 +74,10 @@ def _use(store: Store, path: str, found: Contents) -> None:
         if use["host"] == platform.node() and not psutil.pid_exists(use["process"]):
             at_work = False  # it was killed
         last = float(use["ended"] or use["alive"])
-        found.uses[path] = last
         if at_work:
             del found.uses[path]
+        else:
+            found.uses[path] = last
         for partition in use["partitions"]:
             found.used[partition] = max(last, found.used.get(partition, 0.0))
             if at_work:

@@ -62,16 +62,11 @@ class State:
 
     def oom_killed(self) -> set[str]:
         """The names of workers' pods that ran out of memory last."""
-        return {
-            pod["metadata"]["name"]
-            for pod in self.of("worker")
-            if any(_starved(each) for each in pod["status"].get("containerStatuses", ()))
-        }
+        return {pod["metadata"]["name"] for pod in self.of("worker") if _any_starved(pod)}
 
     def starved_at(self, address: str) -> bool:
         """Whether the pod with this address ran out of memory last."""
-        pods = [pod for pod in self.of("worker") if pod["status"].get("podIP") == address]
-        return any(_starved(each) for pod in pods for each in pod["status"].get("containerStatuses", ()))
+        return any(pod["status"].get("podIP") == address and _any_starved(pod) for pod in self.of("worker"))
 
     def waiting(self) -> Iterator[Issue]:
         """What may mend itself, and did not until the deadline."""
@@ -103,6 +98,10 @@ def _ended(status: Object) -> Object:
 
 def _starved(status: Object) -> bool:
     return _ended(status).get("reason") == "OOMKilled"
+
+
+def _any_starved(pod: Object) -> bool:
+    return any(_starved(each) for each in pod["status"].get("containerStatuses", ()))
 
 
 def _fatal(pod: Object) -> Iterator[Issue]:

@@ -140,9 +140,8 @@ class Target:
             what = f"the label {strange[0]!r} of {self.name!r} was not there when the model was trained"
             raise DataError(Issue(what, f"it knows {', '.join(map(repr, classes))}"))
         codes = pl.Series([numbers[label] for label in here.to_list()], dtype=pl.Int64)
-        return (
-            values.replace_strict(here, codes, return_dtype=pl.Int64).cast(pl.Int64).to_numpy().copy()
-        )  # where none is
+        found = values.replace_strict(here, codes, return_dtype=pl.Int64)
+        return found.cast(pl.Int64).to_numpy().copy()  # of no rows it is of another type
 
 
 @dataclass(frozen=True)

@@ -219,9 +219,8 @@ def load(path: str | BinaryIO) -> Trained:
         if "estimator.ubj" in file.namelist():
             import xgboost
 
-            estimator = getattr(xgboost, about["estimator"].rpartition(".")[2])(
-                **about["params"]
-            )  # `missing`, as others
+            cls = getattr(xgboost, about["estimator"].rpartition(".")[2])
+            estimator = cls(**about["params"])  # `missing` is one that predictions depend on
             estimator.load_model(bytearray(file.read("estimator.ubj")))
         elif "estimator.txt" in file.namelist():
             estimator = _lightgbm(about, file.read("estimator.txt").decode(), manifest["classes"])

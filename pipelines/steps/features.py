@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipelines.errors import did_you_mean
 from pipelines.learning import PART
-from pipelines.steps.base import Context, Problems, Step, Texts
+from pipelines.steps.base import Context, Problems, Step, Texts, in_order
 from pipelines.steps.window import Window
 from pipelines.types import Schema, alike, dtype_name
 from pipelines.values import Features, Lags, Model, Value
@@ -42,18 +42,23 @@ def _parts(dtype: pl.DataType) -> list[str]:
     return found
 
 
+def lacking(inputs: Schema, schema: Schema, problems: Problems, needs: str, learnt: str) -> None:
+    """Issues where the table lacks what was learnt from, in the words of who needs it."""
+    for name, dtype in inputs.items():
+        if name not in schema:
+            what = f"{needs} the column {name!r} ({dtype_name(dtype)}), and the table has none"
+            problems.add((), what, did_you_mean(name, schema))
+        elif not alike(schema[name], dtype):
+            what = f"{learnt} {name!r} as {dtype_name(dtype)}, here it is {dtype_name(schema[name])}"
+            problems.add((), what, "cast it with `derive`")
+
+
 def lagging(schema: Schema, values: Sequence[Value], problems: Problems) -> Step | None:
     """The step that computes what features or a model need of earlier rows."""
     lags = next((value.lags for value in values if isinstance(value, Features | Model) and value.lags), None)
     if lags is None:
         return None
-    for name, dtype in lags.inputs.items():
-        if name not in schema:
-            what = f"the lags need the column {name!r} ({dtype_name(dtype)}), and the table has none"
-            problems.add((), what, did_you_mean(name, schema))
-        elif not alike(schema[name], dtype):
-            what = f"the lags were fitted with {name!r} as {dtype_name(dtype)}, here it is {dtype_name(schema[name])}"
-            problems.add((), what, "cast it with `derive`")
+    lacking(lags.inputs, schema, problems, "the lags need", "the lags were fitted with")
     for name in lags.names:
         if name in schema:
             problems.add((), f"the table has a column {name!r} already, which is to be a lag", "drop or rename it")
@@ -227,5 +232,4 @@ class FeaturesStep(Step):
         return FitFeatures(Features(inputs, fit, lags), {}, fit, Rows(rows), columns)
 
     def identity(self) -> Mapping[str, Any]:
-        dumped = self.model_dump(mode="json")
-        return {name: list(each.items()) if isinstance(each, dict) else each for name, each in dumped.items()}
+        return {name: in_order(each) for name, each in self.model_dump(mode="json").items()}

@@ -197,11 +197,11 @@ class Map(Step):
         single = not isinstance(self.returns, dict)
         loader = Mapped(found[0], self.arguments, out, single, self.on_error == "stop", context.retries, bool(files))
         size = max(1, math.ceil(len(items) / _MOST_PARTITIONS))
-        real = {path: (there,) for path, there in linked((file.path for file in files), context.root).items()}
+        real = linked((file.path for file in files), context.root)
         parts = [slice(i, i + size) for i in range(0, len(items), size)]
         # a range says what it is without its numbers
         facts = tuple(
-            [(file.path, file.size, file.mtime_ns, *real.get(file.path, ())) for file in files[part]]
+            [(file.path, file.size, file.mtime_ns, *real[file.path]) for file in files[part]]
             if files
             else [repr(items[part])]
             for part in parts

@@ -7,29 +7,16 @@ from typing import Any, ClassVar
 import polars as pl
 from pydantic import Field
 
-from pipelines.errors import did_you_mean
 from pipelines.steps.base import Context, Problems, Step
-from pipelines.steps.features import lagging
-from pipelines.types import Schema, alike, dtype_name, schema_of
+from pipelines.steps.features import lacking, lagging
+from pipelines.types import Schema, schema_of
 from pipelines.values import Model, Value
 from pipelines.work import Builder, Ref, Work
 
 
 def fits(model: Model, schema: Schema, problems: Problems) -> None:
     """Issues where the table lacks what the model was trained on."""
-    for name, dtype in model.inputs.items():
-        if name not in schema:
-            problems.add(
-                (),
-                f"the model needs the column {name!r} ({dtype_name(dtype)}), and the table has none",
-                did_you_mean(name, schema),
-            )
-        elif not alike(schema[name], dtype):
-            problems.add(
-                (),
-                f"the model was trained on {name!r} as {dtype_name(dtype)}, here it is {dtype_name(schema[name])}",
-                "cast it with `derive`",
-            )
+    lacking(model.inputs, schema, problems, "the model needs", "the model was trained on")
 
 
 def waiting(model: Model, builder: Builder, table: Sequence[Ref]) -> Sequence[Ref]:

@@ -146,7 +146,7 @@ class Read(Step):
             problems.exit_code = max(problems.exit_code, error.exit_code)
             return None
         sizes = {f.path: f.size for f in found.files}
-        real = {path: (there,) for path, there in scan.linked(sizes, context.root).items()}
+        real = scan.linked(sizes, context.root)
         separator = found.source.csv.separator  # where no option says it, all files' endings do
         facts = (
             [
@@ -158,7 +158,7 @@ class Read(Step):
                     p.mtime_ns,
                     p.names,
                     separator,
-                    *real.get(p.path, ()),
+                    *real[p.path],
                 )
                 for p in partition
             ]

@@ -267,5 +267,4 @@ class Simulate(Step):
 
     def identity(self) -> Mapping[str, Any]:
         dumped = self.model_dump(mode="json", exclude={"chunk"})
-        in_order_of = {"assets": list((dumped["assets"] or {}).items()), "arguments": in_order(self.arguments)}
-        return {**dumped, **in_order_of, "numpy": np.__version__}
+        return {**{name: in_order(each) for name, each in dumped.items()}, "numpy": np.__version__}
