@@ -35,7 +35,7 @@ FAST: dict[str, Any] = {"cpu": "100m", "pull": "Never", "namespace": SPACE, "sta
 # those that docs/kubernetes.md names
 METRICS = {
     "scheduler": ("dask_scheduler_workers", "dask_scheduler_desired_workers", "dask_scheduler_tasks", "dask_scheduler_tasks_suspicious_total"),
-    "worker": ("dask_worker_memory_bytes", "dask_worker_spill_bytes_total"),
+    "worker": ("dask_worker_memory_bytes", "dask_worker_transfer_incoming_bytes"),
 }  # fmt: skip
 PROJECT = """
 import os, time
