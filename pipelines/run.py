@@ -131,9 +131,12 @@ def execute(
                 steps = (node.name for node in plan.upstream(staged.targets))
                 if layout.finer > 1 or not all(_any_layout(plan, step) for step in steps):
                     raise
-                record.warn(f"{error.issues[0].message}; it is tried again in smaller partitions")
                 layout = replace(layout, finer=_FINER)
-                staged = cut(make_plan(plan.spec, _FINER), targets, layout)
+                finer = cut(make_plan(plan.spec, _FINER), targets, layout)
+                if [stage.count for stage in finer.stages] == [stage.count for stage in staged.stages]:
+                    raise
+                record.warn(f"{error.issues[0].message}; it is tried again in smaller partitions")
+                staged = finer
 
 
 def _any_layout(plan: Plan, step: str) -> bool:

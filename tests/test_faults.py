@@ -167,6 +167,19 @@ def test_tasks_of_a_steps_own_are_tried_again_and_say_where_they_are(project: Pa
 
 
 @pytest.mark.faults
+def test_want_of_memory_is_not_tried_again_without_smaller_partitions(project: Path) -> None:
+    (project / "mine.py").write_text(
+        "def greedy(x: int) -> int:\n    return len([b'x' * (64 << 20) for _ in range(100)])\n"
+    )
+    top = "executor: {kind: local, workers: 1, threads: 1, memory_limit: 500MiB}\n"
+    (project / "c.yaml").write_text(f"name: c\n{top}steps:\n  m: {{map: {{function: 'mine:greedy', items: [1]}}}}\n")
+    said = list[str]()
+    with pytest.raises(MachineError, match="ran out of memory in m"):
+        load(project / "c.yaml").run(say=said.append)
+    assert not any("tried again" in text for text in said), said
+
+
+@pytest.mark.faults
 def test_want_of_memory_is_named_and_tried_in_smaller_partitions(project: Path) -> None:
     rows = 10_000_000
     pl.DataFrame({"k": range(rows), "x": [f"text {i % 977} {i}" for i in range(rows)]}).write_csv(project / "a.csv")

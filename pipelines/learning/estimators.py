@@ -41,6 +41,7 @@ class Known:
 
 
 _BOOSTED = "data that fits one worker, or `method: distributed`"
+_STANDARDIZED = "a penalty is on standardized columns and the intercept, unlike scikit-learn's"
 _ANY = None
 _IGNORED = {"random_state": _ANY, "n_jobs": _ANY, "verbose": _ANY, "copy_X": _ANY}
 KNOWN: Mapping[str, Known] = {
@@ -109,16 +110,18 @@ KNOWN: Mapping[str, Known] = {
     ),
     "dask_ml.linear_model.LogisticRegression": Known(
         "dask",
-        needs="two classes, no missing values; `penalty: l1` at any size of table",
+        needs=f"two classes, no missing values; `penalty: l1` at any size of table; {_STANDARDIZED}",
         becomes="sklearn.linear_model.LogisticRegression",
     ),
     "dask_ml.linear_model.LinearRegression": Known(
         "dask",
-        needs="no missing values; `penalty: l1` at any size of table",
+        needs=f"no missing values; `penalty: l1` at any size of table; {_STANDARDIZED}",
         becomes="sklearn.linear_model.LinearRegression",
     ),
     "dask_ml.linear_model.PoissonRegression": Known(
-        "dask", needs="counts to predict, no missing values", becomes="sklearn.linear_model.PoissonRegressor"
+        "dask",
+        needs=f"counts to predict, no missing values; {_STANDARDIZED}",
+        becomes="sklearn.linear_model.PoissonRegressor",
     ),
     "dask_ml.cluster.KMeans": Known(
         "dask", needs="no target, no missing values; starts by k-means||", becomes="sklearn.cluster.KMeans"

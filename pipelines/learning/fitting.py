@@ -218,7 +218,8 @@ def failed(who: str, error: Exception) -> DataError:
 class NewtonState:
     """Where to look next, and the best so far."""
 
-    point: Any
+    classes: Sequence[Any]
+    point: Any = None
     """Weights, the intercept last; None before the number of features is known."""
     best: Any = None
     loss: float = np.inf
@@ -248,10 +249,10 @@ class Newton:
                     remedy,
                 )
             )
-        return NewtonState(None)
+        return NewtonState(classes)
 
     def partial(self, block: Held, state: NewtonState) -> tuple[Any, ...] | None:
-        """Loss, gradient, Hessian, rows."""
+        """Loss, gradient, Hessian, rows, rows of the second class."""
         if state.done:
             return None
         one_thread()
@@ -272,15 +273,17 @@ class Newton:
             hessian[:p, p] += root @ weighted
             hessian[p, p] += root @ root
         hessian[p, :p] = hessian[:p, p]
-        return loss, gradient, hessian, len(x)
+        return loss, gradient, hessian, len(x), int(np.count_nonzero(y))
 
     def update(self, sums: tuple[Any, ...] | None, state: NewtonState) -> NewtonState:
         if sums is None:
             return state
-        loss, gradient, hessian, rows = sums
+        loss, gradient, hessian, rows, second = sums
         p = len(gradient) - 1
         if not rows:
             raise no_rows(self.fold)
+        if second in (0, rows):
+            raise one_class([state.classes[int(second > 0)]], self.fold)
         point = np.zeros(p + 1) if state.point is None else state.point
         ridge = np.append(np.full(p, 1 / self.C), 0.0)
         loss = loss + float(ridge @ (point * point)) / 2
