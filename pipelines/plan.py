@@ -15,7 +15,7 @@ import polars as pl
 
 from pipelines import kernel
 from pipelines.code import Function
-from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, named
+from pipelines.errors import ConfigError, DataError, Issue, MachineError, PipelineError, Place, did_you_mean, named
 from pipelines.spec import Checkpoint, Spec, StepSpec
 from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Problems, Step
 from pipelines.types import Schema, dtype_name
@@ -109,7 +109,7 @@ class Plan:
 
 
 def make_plan(spec: Spec, finer: int = 1) -> Plan:
-    """Binds every step; sources in `finer` times as many partitions as usual. Raises ConfigError (DataError where only the data is wrong) with all issues."""
+    """Binds every step; sources in `finer` times as many partitions as usual. Raises ConfigError (DataError or MachineError where only those are wrong) with all issues."""
     nodes, issues, notes, exit_code = dict[str, Node](), list[Issue](), list[str](), 0
     for step in spec.steps:
         if any(name not in nodes for name in step.inputs):
@@ -146,7 +146,7 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
                 exit_code = 2
             nodes[step.name] = node
     if issues:
-        error = (DataError if exit_code == 3 else ConfigError)(*issues)
+        error = {3: DataError, 4: MachineError}.get(exit_code, ConfigError)(*issues)
         error.notes = tuple(notes)
         raise error
     return Plan(spec, nodes)
