@@ -20,6 +20,7 @@ from pipelines.spec import Checkpoint, Spec, StepSpec
 from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Problems, Step
 from pipelines.types import Schema, dtype_name
 from pipelines.values import Nothing, Value
+from pipelines.versions import version
 from pipelines.work import Output, Work
 
 
@@ -160,7 +161,7 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output |
     if functions:
         means.append(sys.version_info[:2])
     if isinstance(bound, Work):
-        means.append(bound.identity)
+        means += [bound.identity, [(package, version(package)) for package in bound.packages]]
     if isinstance(bound, Input | Appending):  # a union gives the rows of each the columns and types of all
         means.append([(name, repr(dtype)) for name, dtype in bound.schema.items()])
     own = digest(kernel.VERSION, means)
