@@ -141,7 +141,10 @@ def keep_secret(value: str, name: str = "") -> None:
     """From now on `redacted` hides this text."""
     if value:
         lines = (line for line in value.splitlines() if len(line) >= _LONG_LINE)
-        forms = (value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value), quote(value, safe=""), *lines)
+        both = value + "'\""  # Python escapes a quote where a text has both kinds
+        escaped = [f(v)[1:-1].removesuffix(end) for f in (repr, ascii) for v, end in ((value, ""), (both, "\\'\""))]
+        raw = [repr(v.encode())[2:-1].removesuffix(end) for v, end in ((value, ""), (both, "\\'\""))]
+        forms = (value, json.dumps(value)[1:-1], quote(value), quote(value, safe=""), *escaped, *raw, *lines)
         _secrets.update(forms)
         _names.update((form, min(name, _names.get(form, name))) for form in forms)
 
