@@ -118,6 +118,8 @@ def execute(
     staged = cut(plan, targets, layout)
     with recorded(plan.spec, log) as record, _alone(staged, record):
         record.note(plan=plan_facts(staged))
+        with suppress(OSError):
+            record.write()  # who is killed from now on has a record that says what was asked for
         starts = Counter[type[MachineError]]()
         while True:
             try:
@@ -168,6 +170,8 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
                 executor = record.executor = _executor(spec, staged, "threads", None)
         opened = stack.enter_context(executor)
         record.note(executor=opened.described)
+        with suppress(OSError):
+            record.write()
         if opened.dashboard:
             log.say(f"dashboard: {opened.dashboard}", dashboard=opened.dashboard)
         log.say(f"{doing} {opened.described}")
