@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -40,6 +40,7 @@ def known(array: Any) -> Array:
 class OnArrays(Work):
     """A function of Dask arrays."""
 
+    packages: ClassVar[tuple[str, ...]] = ("numpy", "dask")
     inputs: tuple[Array, ...]
 
     def build(self, arrays: Sequence[Any]) -> Any:

@@ -183,19 +183,38 @@ def _is_installed(package: str) -> bool:
 
 
 def _imports(module: Module) -> Iterator[str]:
-    """The names of modules that a module's imports may mean."""
+    """The names of modules that a module's imports may mean; also where they are texts, but not where they are computed."""
+
+    def resolved(name: str, level: int) -> str:
+        if not level:
+            return name
+        package = module.name if module.is_package else module.name.rpartition(".")[0]
+        above = package.split(".")[: len(package.split(".")) - level + 1]
+        return ".".join([*above, name] if name else above)
+
     for node in ast.walk(ast.parse(module.source, module.path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                package = module.name if module.is_package else module.name.rpartition(".")[0]
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, base] if base else above)
-            if base:
+            if base := resolved(node.module or "", node.level):
                 yield base
                 yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
+            for each in node.args[:1]:
+                if isinstance(each, ast.Constant) and isinstance(each.value, str):
+                    name = each.value.lstrip(".")
+                    if all(part.isidentifier() for part in name.split(".")):
+                        yield resolved(name, len(each.value) - len(name))
+        elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
+                # `from package import *` imports its modules that are named there
+                texts = (each.value for each in ast.walk(node.value) if isinstance(each, ast.Constant))
+                yield from (f"{module.name}.{text}" for text in texts if isinstance(text, str) and text.isidentifier())
+
+
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
 
 
 # ---- in any process

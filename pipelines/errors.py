@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import json
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -108,17 +109,23 @@ def may_pass(error: BaseException) -> bool:
         return True
     answer = getattr(error, "response", error)  # of requests and httpx; urllib.error.HTTPError is its own
     status = getattr(answer, "status_code", None) or getattr(answer, "code", None)
-    return status in (408, 429, 500, 502, 503, 504) or (isinstance(error, OSError) and error.errno in _PASSING)
+    return status in (408, 429, 500, 502, 503, 504) or (isinstance(error, OSError) and _number(error) in _PASSING)
 
 
 def of_machine(error: BaseException) -> bool:
     """Whether the disk or the network is at fault, not what is in a file."""
-    return isinstance(error, OSError) and (error.errno in _ENVIRONMENT or may_pass(error))
+    return isinstance(error, OSError) and (_number(error) in _ENVIRONMENT or may_pass(error))
+
+
+def _number(error: OSError) -> int:
+    """The system's; Polars has it in its text only."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return error.errno or (int(found[1]) if found else 0)
 
 
 def machine_error(what: str, error: OSError, remedy: str) -> MachineError:
     """`what` could not be done, in the system's words, with what helps against just that."""
-    found = MachineError(Issue(f"{what}: {error.strerror or error}", _ENVIRONMENT.get(error.errno or 0) or remedy))
+    found = MachineError(Issue(f"{what}: {error.strerror or error}", _ENVIRONMENT.get(_number(error)) or remedy))
     found.passing = may_pass(error)
     return found
 
@@ -134,7 +141,10 @@ def keep_secret(value: str, name: str = "") -> None:
     """From now on `redacted` hides this text."""
     if value:
         lines = (line for line in value.splitlines() if len(line) >= _LONG_LINE)
-        forms = (value, json.dumps(value)[1:-1], repr(value)[1:-1], quote(value), quote(value, safe=""), *lines)
+        both = value + "'\""  # Python escapes a quote where a text has both kinds
+        escaped = [f(v)[1:-1].removesuffix(end) for f in (repr, ascii) for v, end in ((value, ""), (both, "\\'\""))]
+        raw = [repr(v.encode())[2:-1].removesuffix(end) for v, end in ((value, ""), (both, "\\'\""))]
+        forms = (value, json.dumps(value)[1:-1], quote(value), quote(value, safe=""), *escaped, *raw, *lines)
         _secrets.update(forms)
         _names.update((form, min(name, _names.get(form, name))) for form in forms)
 

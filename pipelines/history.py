@@ -54,7 +54,10 @@ def shown(run: Past) -> str:
             )
         text += ["outputs:", _indented(columns(rows))]
         found = {name: out["metrics"] for name, out in outputs.items() if out.get("metrics")}
-        text += [f"  {name}: " + ", ".join(f"{k} {v:.6g}" for k, v in each.items()) for name, each in found.items()]
+        text += [
+            f"  {name}: " + ", ".join(f"{k} {'-' if v is None else f'{v:.6g}'}" for k, v in each.items())
+            for name, each in found.items()
+        ]
     for what in ("warnings", "retries", "losses"):
         if facts[what]:
             text += [f"{what}:", *(f"  {_line(each)}" for each in facts[what])]

@@ -11,7 +11,7 @@ import re
 
 import polars as pl
 
-from pipelines.errors import DataError, Issue
+from pipelines.errors import DataError, Issue, of_machine
 from pipelines.types import Schema, dtype_name
 
 VERSION = f"polars-{pl.__version__}-2"
@@ -29,13 +29,15 @@ class KernelError(Exception):
 def collect(frame: pl.LazyFrame, schema: Schema, *, streams: bool = False) -> pl.DataFrame:
     """The query's rows, in one chunk, with exactly the planned columns and types; groups in random order where it `streams`.
 
-    Raises KernelError for what the data did, DataError for values that a cast or a sum cannot take.
+    Raises KernelError for what the data did, DataError for values that a cast or a sum cannot take, OSError for what a disk did.
     """
     try:
         result = frame.collect(engine="streaming" if streams else "in-memory").rechunk()
     except pl.exceptions.InvalidOperationError as error:
         raise DataError(_cast_issue(str(error))) from None
     except (pl.exceptions.PolarsError, OSError) as error:
+        if of_machine(error):
+            raise
         if "overflow" in str(error):
             raise DataError(Issue(str(error).split("\n", 1)[0], "cast to double before computing")) from None
         raise KernelError(f"{type(error).__name__}: {error}") from None

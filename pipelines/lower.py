@@ -18,7 +18,7 @@ import polars as pl
 
 from pipelines import events, kernel
 from pipelines.checkpoint import Durable, Load
-from pipelines.errors import DataError, Issue, MachineError, PipelineError, Place, machine_error, may_pass
+from pipelines.errors import DataError, Issue, MachineError, PipelineError, Place, machine_error, may_pass, of_machine
 from pipelines.exchange import Cuts, Hash, Parcel, Point, Range, Room, Share, Shares, apart, within
 from pipelines.graph import Graph, Key, Table, Tasks, needed, ref, refs, task
 from pipelines.order import Order
@@ -65,9 +65,11 @@ class Program:
             try:
                 return self.run(frame, *sides)
             except DataError as error:  # a cast that failed: of a value as it is in the file?
+                if error.passing:
+                    raise
                 raise self.loader.diagnose(partition, self.columns, kernel.KernelError(str(error))) or error from None
         except (kernel.KernelError, pl.exceptions.PolarsError, OSError) as error:
-            if found := self.loader.diagnose(partition, self.columns, error):
+            if not of_machine(error) and (found := self.loader.diagnose(partition, self.columns, error)):
                 raise found from None
             raise self.failed(error) from None
 
@@ -75,7 +77,7 @@ class Program:
         """For one partition of each link."""
         try:
             return self.run(frames[0].lazy(), None, *frames[1:])
-        except kernel.KernelError as error:
+        except (kernel.KernelError, OSError) as error:
             raise self.failed(error) from None
 
     def together(self, frames: Sequence[pl.DataFrame], *sides: pl.DataFrame) -> pl.DataFrame:
@@ -114,9 +116,13 @@ class Program:
         try:
             return kernel.collect(frame.select(list(schema)), schema, streams=streams)
         except DataError as error:
-            raise DataError(*(Issue(f"in {self.where}: {i.message}", i.remedy) for i in error.issues)) from None
+            error.issues = tuple(replace(i, message=f"in {self.where}: {i.message}") for i in error.issues)
+            raise
 
-    def failed(self, error: Exception) -> DataError:
+    def failed(self, error: Exception) -> PipelineError:
+        if isinstance(error, OSError) and of_machine(error):
+            what = f"in {self.where}: cannot read {error.filename or 'a file'}"
+            return machine_error(what, error, "see whether it is there")
         return DataError(Issue(f"in {self.where}: {error}", "look at the rows that reach this step with --to"))
 
     @property

@@ -15,11 +15,12 @@ import polars as pl
 
 from pipelines import kernel
 from pipelines.code import Function
-from pipelines.errors import ConfigError, DataError, Issue, PipelineError, Place, did_you_mean, named
+from pipelines.errors import ConfigError, DataError, Issue, MachineError, PipelineError, Place, did_you_mean, named
 from pipelines.spec import Checkpoint, Spec, StepSpec
 from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Problems, Step
 from pipelines.types import Schema, dtype_name
 from pipelines.values import Nothing, Value
+from pipelines.versions import version
 from pipelines.work import Output, Work
 
 
@@ -109,7 +110,7 @@ class Plan:
 
 
 def make_plan(spec: Spec, finer: int = 1) -> Plan:
-    """Binds every step; sources in `finer` times as many partitions as usual. Raises ConfigError (DataError where only the data is wrong) with all issues."""
+    """Binds every step; sources in `finer` times as many partitions as usual. Raises ConfigError (DataError or MachineError where only those are wrong) with all issues."""
     nodes, issues, notes, exit_code = dict[str, Node](), list[Issue](), list[str](), 0
     for step in spec.steps:
         if any(name not in nodes for name in step.inputs):
@@ -146,7 +147,7 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
                 exit_code = 2
             nodes[step.name] = node
     if issues:
-        error = (DataError if exit_code == 3 else ConfigError)(*issues)
+        error = {3: DataError, 4: MachineError}.get(exit_code, ConfigError)(*issues)
         error.notes = tuple(notes)
         raise error
     return Plan(spec, nodes)
@@ -160,7 +161,7 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output |
     if functions:
         means.append(sys.version_info[:2])
     if isinstance(bound, Work):
-        means.append(bound.identity)
+        means += [bound.identity, [(package, version(package)) for package in bound.packages]]
     if isinstance(bound, Input | Appending):  # a union gives the rows of each the columns and types of all
         means.append([(name, repr(dtype)) for name, dtype in bound.schema.items()])
     own = digest(kernel.VERSION, means)

@@ -21,9 +21,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import AllowInfNan, BaseModel, ConfigDict
 
 from pipelines import kernel
 from pipelines.checkpoint import Durable
@@ -32,6 +33,7 @@ from pipelines.executors.base import Executor, Progress
 from pipelines.spec import RETRIES, Spec
 from pipelines.stages import Staged
 from pipelines.types import described
+from pipelines.values import finite
 
 _PACKAGES = ("pipelines", "dask", "distributed", "polars", "pyarrow", "pandas", "numpy")
 _LOOK_SECONDS, _WRITE_SECONDS = 0.5, 2.0
@@ -172,7 +174,7 @@ class Record:
                     for s in self.stages.values()
                 ],
             }
-            _put(self.folder / "record.json", json.dumps(_hidden(facts), indent=2) + "\n")
+            _put(self.folder / "record.json", json.dumps(finite(_hidden(facts)), indent=2) + "\n")
 
     def watched(self, stop: threading.Event) -> None:
         """In a thread of its own, until told to stop."""
@@ -198,7 +200,7 @@ class Log:
     def say(self, text: str, *, level: str = "info", show: bool = True, **facts: Any) -> None:
         """One line; `show`: on the terminal too, not only in the file."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps(_hidden({"time": now, "level": level, "message": text, **facts}))
+        line = json.dumps(finite(_hidden({"time": now, "level": level, "message": text, **facts})))
         if self.path is not None:
             with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -352,20 +354,86 @@ class Past:
         return "killed" if state == "running" and not _is_held(self.folder) else state
 
 
-_NEEDED = {
-    "run", "name", "state", "exit_code", "config", "params", "began", "started", "seconds", "stages", "machine",
-    "versions", "retries", "losses", "warnings", "peak_memory_bytes", "spilled_bytes",
-}  # fmt: skip
+class _Read(BaseModel):
+    """What a record has to have where it is read again; it may have more."""
+
+    model_config = ConfigDict(strict=True, defer_build=True, allow_inf_nan=False)
+
+
+class _Machine(_Read):
+    host: str
+    system: str
+    processors: int | None
+    memory_bytes: int
+
+
+class _Stage(_Read):
+    stage: str
+    partitions: int
+    reused: int
+    tasks: int
+    rows: int | None
+    bytes: int | None
+    seconds: float
+    peak_memory_bytes: int | None
+    retries: int
+
+
+class _Step(_Read):
+    step: str
+    columns: dict[str, Any]
+    identity: str
+
+
+class _Plan(_Read):
+    steps: list[_Step] = []
+
+
+class _Checkpoint(_Read):
+    did: str
+
+
+class _Output(_Read):
+    rows: int
+    bytes: int
+    path: str | None
+    sha256: str = ""
+    metrics: dict[str, Annotated[float, AllowInfNan()] | None] = {}
+
+
+class _Facts(_Read):
+    run: str
+    name: str
+    state: State
+    exit_code: int | None
+    config: str
+    params: dict[str, Any]
+    began: str
+    started: float
+    seconds: float
+    peak_memory_bytes: int | None
+    spilled_bytes: int | None
+    machine: _Machine
+    versions: dict[str, Any]
+    stages: list[_Stage]
+    retries: list[str | dict[str, Any]]
+    losses: list[str | dict[str, Any]]
+    warnings: list[str | dict[str, Any]]
+    executor: str | None = None
+    error: str | None = None
+    plan: _Plan = _Plan()
+    checkpoints: dict[str, _Checkpoint] = {}
+    outputs: dict[str, _Output] = {}
 
 
 def past(root: Path) -> list[Past]:
     """All runs of the project, the oldest first; folders without a readable record are left out."""
     found = list[Past]()
     for path in (root / "runs").glob("*/record.json"):
-        with suppress(ValueError, OSError, AttributeError, TypeError):
+        with suppress(ValueError, OSError, RecursionError):
             facts = json.loads(path.read_text(encoding="utf-8"))
-            if facts.keys() >= _NEEDED and float(facts["started"]):
-                found.append(Past(path.parent, facts))
+            _Facts.model_validate(facts)
+            found.append(Past(path.parent, facts))
     return sorted(found, key=lambda run: float(run.facts["started"]))
 
 

@@ -53,6 +53,8 @@ _STARTS = 4
 """So often a run is begun, when schedulers are lost or stored partitions are damaged."""
 _FINER = 4
 _LEFT_SECONDS = 3600
+_LEFT = re.compile(r"(\.[0-9a-f]{8}){2}\.(tmp|old)")
+"""How names go on that `temporary` gives."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def execute(
     staged = cut(plan, targets, layout)
     with recorded(plan.spec, log) as record, _alone(staged, record):
         record.note(plan=plan_facts(staged))
+        with suppress(OSError):
+            record.write()  # who is killed from now on has a record that says what was asked for
         starts = Counter[type[MachineError]]()
         while True:
             try:
@@ -169,6 +173,8 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
                 executor = record.executor = _executor(spec, staged, "threads", None)
         opened = stack.enter_context(executor)
         record.note(executor=opened.described)
+        with suppress(OSError):
+            record.write()
         if opened.dashboard:
             log.say(f"dashboard: {opened.dashboard}", dashboard=opened.dashboard)
         log.say(f"{doing} {opened.described}")
@@ -356,14 +362,29 @@ def _commit(staged: Staged, target: str, parts: list[Part], folder: Path, mark: 
             whole.mkdir()
             for i, part in enumerate(parts):
                 os.replace(str(part.path), whole / f"part-{i:05d}.{output.format}")
-            if path.is_dir():
-                shutil.rmtree(path)
-            os.replace(whole, path)
+            _exchanged(path, whole, mark)
         else:
             os.replace(str(parts[0].path), path)
     except OSError as error:
         raise MachineError(Issue(f"cannot write {path}: {error.strerror}", "choose another path")) from None
     return Produced(target, rows, first, path, sum(part.bytes for part in parts))
+
+
+def _exchanged(path: Path, whole: Path, mark: str) -> None:
+    """Puts a folder in another's place. Who is killed meanwhile leaves the old one whole: `_swept` puts it back."""
+    aside = temporary(path, mark).with_suffix(".old")
+    if path.is_dir() and not path.is_symlink():
+        os.replace(path, aside)
+    try:
+        os.replace(whole, path)
+    except BaseException:
+        if aside.exists():
+            os.replace(aside, path)
+        raise
+    if aside.exists():
+        left = temporary(path, mark)
+        os.replace(aside, left)  # from now on it need not be whole
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _put(path: Path, content: bytes) -> None:
@@ -440,9 +461,14 @@ def _alone(staged: Staged, record: Record) -> Iterator[None]:
 
 
 def _swept(path: Path) -> None:
-    """Removes what runs that were killed while they wrote this output left beside it, an hour ago or more."""
+    """Of runs that were killed while they wrote this output: puts back what they were to replace, and removes what they left
+    beside it an hour ago or more."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
+        if _LEFT.fullmatch(old.name[len(path.name) + 1 :]):
+            with suppress(OSError):
+                os.replace(old, old.with_suffix(".tmp") if os.path.lexists(path) else path)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if re.fullmatch(r"(\.[0-9a-f]{8}){2}\.tmp", left.name[len(path.name) + 1 :]):
+        if _LEFT.fullmatch(left.name[len(path.name) + 1 :]):
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
                     _removed(left)

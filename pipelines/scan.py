@@ -350,8 +350,9 @@ class Source:
         return frame.with_columns(pl.lit(self.name(piece.path)).alias(self.csv.file_column))
 
     def _scan_parquet(self, piece: Piece, wanted: Sequence[str]) -> pl.LazyFrame:
-        frame = pl.scan_parquet(piece.path, glob=False)
-        stored = frame.collect_schema()
+        with _reading(piece.path, self.root):
+            frame = pl.scan_parquet(piece.path, glob=False)
+            stored = frame.collect_schema()
         frame = frame.select([name for name in stored if name in wanted] or list(stored)[:1])
         frame = frame.slice(piece.start, piece.stop - piece.start)
         return frame.cast({c: t for c, t in self.schema.items() if c in wanted and c in stored and stored[c] != t})
@@ -763,9 +764,10 @@ class Source:
     def _diagnose_parquet(self, piece: Piece, wanted: Sequence[str]) -> Issue | None:
         name = self.name(piece.path)
         try:
-            frame = pl.scan_parquet(piece.path, glob=False).slice(piece.start, piece.stop - piece.start)
-            read = frame.select(wanted).collect(engine="in-memory")
-        except (pl.exceptions.PolarsError, OSError) as e:
+            with _reading(piece.path, self.root):
+                frame = pl.scan_parquet(piece.path, glob=False).slice(piece.start, piece.stop - piece.start)
+                read = frame.select(wanted).collect(engine="in-memory")
+        except pl.exceptions.PolarsError as e:
             return Issue(f"{name}: {str(e).splitlines()[0]}", "is the file whole, and unchanged since the plan?")
         for c in wanted:
             lost = read[c].cast(self.schema[c], strict=False).is_null() & read[c].is_not_null()
@@ -1489,9 +1491,10 @@ def _parquet(
     for i in infos:
         name = _name(i.path, root)
         try:
-            meta = pq.ParquetFile(i.path).metadata
-            here = dict(pl.scan_parquet(i.path, glob=False).collect_schema())
-        except (OSError, ValueError, pa.ArrowException, pl.exceptions.PolarsError) as e:
+            with _reading(i.path, root):
+                meta = pq.ParquetFile(i.path).metadata
+                here = dict(pl.scan_parquet(i.path, glob=False).collect_schema())
+        except (ValueError, pa.ArrowException, pl.exceptions.PolarsError) as e:
             raise DataError(
                 Issue(f"{name} is not a readable Parquet file: {str(e).splitlines()[0]}", "is the file whole?")
             ) from e

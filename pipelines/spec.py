@@ -148,6 +148,21 @@ class StoreOptions(BaseModel):
     def _is_clear(cls, url: str) -> str:
         if not url.strip() or url.startswith("~") or re.match(r"\w+:(?!//)", url):
             raise ValueError("a folder, or a URL with //")
+        protocol, found, path = url.partition("://")
+        if not found:
+            return url
+        if protocol == "file":
+            if not path.startswith("/"):
+                raise ValueError("file:/// and an absolute path, or a folder without file://")
+        elif protocol in ("memory", "local"):
+            raise ValueError("a folder, or a URL of what other processes see too")
+        else:
+            import fsspec
+
+            if protocol not in (known := fsspec.available_protocols()):
+                near = did_you_mean(protocol, known)
+                more = f" ({near})" if near.startswith("did") else ""
+                raise ValueError(f"a folder, or a URL of a known protocol{more}")
         return url
 
 

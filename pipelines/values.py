@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pipelines.types import Schema
 
@@ -116,3 +117,12 @@ class Nothing(Value):
     """Of a step that only writes."""
 
     kind: ClassVar[Kind] = "nothing"
+
+
+def finite(value: Any) -> Any:
+    """For JSON, whose strict readers know neither NaN nor infinities: null instead."""
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 from collections.abc import Callable
 
 PACKAGES = ("pipelines", "dask", "distributed", "polars", "pyarrow", "cloudpickle", "msgpack")
+
+
+@functools.cache
+def version(package: str) -> str:
+    """Of one package, here; `unknown` where it was not installed as one."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def versions() -> dict[str, str | None]:

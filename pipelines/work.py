@@ -46,6 +46,8 @@ class Work:
     """Of the table that it gives; else empty."""
     identity: ClassVar[tuple[str, ...]] = ()
     """What the answer depends on beside options and inputs."""
+    packages: ClassVar[tuple[str, ...]] = ("numpy",)
+    """What computes it: another version may give other numbers."""
     functions: ClassVar[tuple[Function, ...]] = ()
     cuts: ClassVar[tuple[int, ...]] = ()
     """What its chunks depend on beside how many there are, and its inputs'."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import shutil
 import threading
@@ -17,12 +19,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import DataError, MachineError, Pipeline, load, stores
+from pipelines import DataError, MachineError, Pipeline, load, stores, versions
 from pipelines.checkpoint import FORMAT, Manifest, names, store_of
 from pipelines.cli import main
 from pipelines.passes import PASSES, Layout
+from pipelines.plan import digest
 from pipelines.run import Result, execute
 from pipelines.stages import cut
+from pipelines.steps.base import Step
+from pipelines.steps.cross_validate import CrossValidate
+from pipelines.steps.map import Map
+from pipelines.steps.python import Python
+from pipelines.steps.search import Search
+from pipelines.steps.simulate import Simulate
+from pipelines.steps.train import Train
 from tests.oracle import oracle
 
 STEPS = """
@@ -335,6 +345,73 @@ def test_data_and_versions_change_the_key(project: Path, monkeypatch: pytest.Mon
     assert not before & after
     monkeypatch.setattr("pipelines.kernel.VERSION", "polars-9.9-1")
     assert not keys(project, BASE) & after
+
+
+LEAVES = st.sampled_from([None, math.inf, -math.inf, math.nan, 0, 0.0, -0.0, 1, True, "null", "NaN", "mapping", "list"])
+NESTED = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["a", "b", "list"]), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(NESTED, NESTED)
+def test_other_arguments_are_another_key_and_equal_ones_the_same(one: Any, other: Any) -> None:
+    """Not by equality: NaN is the same as itself, 0.0 is not -0.0, and a function sees the order of a mapping."""
+    plain = repr(one) == repr(other)
+    unordered = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    steps: list[tuple[type[Step], str, dict[str, Any], bool]] = [
+        (Simulate, "arguments", {"paths": 1}, plain),
+        (Map, "arguments", {"function": "m:f", "items": [1]}, plain),
+        (Python, "arguments", {"function": "m:f"}, plain),
+        (Train, "params", {"estimator": "E"}, unordered),
+        (Search, "params", {"estimator": "E", "grid": {"a": [1]}}, unordered),
+        (CrossValidate, "params", {"estimator": "E"}, unordered),
+    ]
+    for kind, option, needed, same in steps:
+        keys = [digest(kind(**needed, **{option: {"w": value}}).identity()) for value in (one, other)]
+        assert (keys[0] == keys[1]) == same
+
+
+def test_a_grid_with_infinities(project: Path) -> None:
+    keys = {digest(Search(estimator="E", grid={"w": [value]}).identity()) for value in (None, math.inf, -math.inf)}
+    assert len(keys) == 3
+
+
+def test_versions_of_what_computes_change_the_key(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data(project)
+    save = "  m: {train: {estimator: sklearn.linear_model.LinearRegression, target: y, columns: [x]}}\n  s: {save_model: m.model}\n"
+    run(config(project, '  r: {read: "data/*.csv"}\n' + save))
+    steps = """
+  r: {read: "data/*.csv"}
+  l: {load_model: m.model}
+  q: {predict: {}, from: [r, l]}
+  e: {evaluate: {part: all}, from: [r, l]}
+  a: {to_array: [x, y], from: r}
+  z: {standardize: {}, from: a}
+  p: {pca: 1, from: a}
+  n: {array: a + 1, from: a}
+  d: {array: a.T, from: a}
+  u: {reduce: {values: {n: mean}}, from: a}
+  f: {features: {scale: [x]}, from: r}
+  b: {simulate: {paths: 9, assets: {A: {volatility: 1}}}}
+"""
+
+    def identities() -> dict[str, str]:
+        return {name: node.identity for name, node in load(config(project, steps)).plan().nodes.items()}
+
+    def changed(package: str) -> set[str]:
+        other = functools.partial(lambda real, name: "99" if name == package else real(name), versions.version)
+        with monkeypatch.context() as patched:
+            for module in ("pipelines.plan", "pipelines.learning.estimators"):
+                patched.setattr(f"{module}.version", other)
+            return {name for name, identity in identities().items() if identity != before[name]}
+
+    before = identities()
+    assert changed("numpy") == set(before) - {"r"}
+    assert changed("scikit-learn") == {"l", "q", "e"}
+    assert changed("dask") == {"z", "p", "d"}
 
 
 def test_code_changes_the_key_also_that_of_modules_it_imports(project: Path) -> None:

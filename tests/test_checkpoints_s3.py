@@ -111,6 +111,6 @@ def test_no_bucket_no_server_no_package(project: Path, server: Server, monkeypat
     server.every = 1
     with pytest.raises(MachineError, match="the store s3://bucket/kept"):
         run(on_s3(project, server))
-    path = config(project, STEPS, "store: gopher://x/y\n")
-    with pytest.raises(MachineError, match="gopher"):
+    path = config(project, STEPS, "store: gs://x/y\n")
+    with pytest.raises(MachineError, match="the store gs://x/y needs a package"):
         run(path)

@@ -72,6 +72,30 @@ def test_changed_code_is_imported_anew(pipeline: Make, project: Path, executor: 
     assert pipeline(MAP % "mine:f").plan().nodes["it"].identity == second.plan().nodes["it"].identity
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("from p import *\ndef f(x: int) -> int:\n    return x + b.N\n", "mine"),
+        ("import importlib\nb = importlib.import_module('p.b')\ndef f(x: int) -> int:\n    return x + b.N\n", "mine"),
+        ("b = __import__('p.b').b\ndef f(x: int) -> int:\n    return x + b.N\n", "mine"),
+        ("from importlib import import_module\nb = import_module('.b', __package__)\ndef f(x: int) -> int:\n    return x + b.N\n", "p.mine"),
+        ("import importlib\ndef f(x: int) -> int:\n    try:\n        importlib.import_module('/\\0 x')\n    except Exception:\n        from p import b\n        return x + b.N\n", "mine"),
+    ],
+    ids=["star", "import_module", "__import__", "relative", "no name"],
+)  # fmt: skip
+def test_modules_that_are_named_by_texts_are_code_too(pipeline: Make, project: Path, module: str, name: str) -> None:
+    (project / "p").mkdir()
+    (project / "p" / "__init__.py").write_text("__all__ = ['b']\n")
+    (project / "p" / "b.py").write_text("N = 1\n")
+    project.joinpath(*name.split(".")).with_suffix(".py").write_text(module)
+    first = pipeline(MAP % f"{name}:f")
+    assert results(first, "serial") == [2, 3, 4]
+    (project / "p" / "b.py").write_text("N = 100\n")
+    second = pipeline(MAP % f"{name}:f")
+    assert results(second, "serial") == [101, 102, 103]
+    assert first.plan().nodes["it"].identity != second.plan().nodes["it"].identity
+
+
 def test_what_the_process_imported_itself_stays(pipeline: Make, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "notebook.py").write_text("STATE = []\n\ndef f(x: int) -> int:\n    STATE.append(x)\n    return x\n")
     monkeypatch.syspath_prepend(project)

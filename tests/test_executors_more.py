@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from pipelines import ConfigError, DataError, MachineError, load
 from pipelines.cli import main
 from pipelines.pipeline import Pipeline
+from pipelines.run import _swept
 from tests.conftest import ROOT
 from tests.oracle import oracle
 
@@ -104,6 +106,42 @@ def test_overwrite_replaces_a_folder_of_more_parts(pipeline: Make, project: Path
     pipeline(steps % "  few:\n    sort: {by: [Volume, Date], limit: 3}\n").run("threads")
     assert [p.name for p in (project / "parts").iterdir()] == ["part-00000.parquet"]
     assert leftovers(project) == []
+
+
+def test_who_is_killed_while_a_folder_is_replaced_leaves_the_old_one_or_the_new_one(project: Path) -> None:
+    path = project / "parts"
+    code = (
+        "import os, shutil, sys\nfrom pathlib import Path\nfrom pipelines import run\ncalls = 0\n"
+        "def deadly(call):\n    def instead(*args, **options):\n        global calls\n        calls += 1\n"
+        "        if calls == int(sys.argv[2]):\n            os._exit(9)\n        return call(*args, **options)\n    return instead\n"
+        "os.replace, os.unlink, os.rmdir = map(deadly, (os.replace, os.unlink, os.rmdir))\n"
+        "parts = [run.Part(1, run.pl.DataFrame(), str(p)) for p in sorted(Path(sys.argv[3]).iterdir())]\n"
+        "output = run.Output(sys.argv[1], 'csv', True, True)\n"
+        "class Staged:\n    class plan:\n        nodes = {'o': type('', (), {'output': output, 'bound': output, 'gives': type('', (), {'kind': 'table'})})}\n"
+        "run._commit(Staged, 'o', parts, Path(), 'abcdef01', 1)\n"
+    )
+    found, ends = set[str](), list[int]()
+    for moment in range(1, 10):
+        for folder, text in ((path, "old"), (project / f"new{moment}", "new")):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            for i in range(2):
+                (folder / f"part-{i:05d}.csv").write_text(text)
+        arguments = [str(path), str(moment), str(project / f"new{moment}")]
+        ended = subprocess.run(
+            [sys.executable, "-c", code, *arguments], check=False, cwd=ROOT, capture_output=True, text=True
+        )
+        assert ended.returncode in (0, 9), ended.stderr
+        ends.append(ended.returncode)
+        _swept(path)
+        texts = [file.read_text() for file in sorted(path.iterdir())]
+        assert texts in (["old", "old"], ["new", "new"]), moment
+        found.add(texts[0])
+        assert not list(project.glob(".parts.*.old"))
+        for left in project.glob(".parts.*.tmp"):
+            shutil.rmtree(left)
+    assert found == {"old", "new"}
+    assert ends[-1] == 0  # all moments were tried
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

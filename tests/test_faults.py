@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import signal
@@ -13,11 +14,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipelines import DataError, MachineError, load
+from pipelines import DataError, MachineError, events, load
 from pipelines.errors import may_pass
+from pipelines.run import execute
 
 COUNTED = """
-import pathlib, time, urllib.error
+import numpy, pathlib, time, urllib.error
+import polars as pl
 
 def counted(item: str, kind: str, times: int, folder: str) -> int:
     seen = pathlib.Path(folder, item)
@@ -39,6 +42,10 @@ def flaky(rng, n, folder):
         seen.touch()
         raise ConnectionResetError(104, "reset")
     return rng.random(n)
+
+def once(table: pl.DataFrame, folder: str) -> pl.DataFrame:
+    flaky(numpy.random.default_rng(), 1, folder)
+    return table
 
 def texts(rng, n):
     raise ValueError("no")
@@ -120,6 +127,56 @@ def test_what_passes_and_what_does_not() -> None:
     assert not may_pass(OSError(28, "No space left on device"))
     assert not may_pass(PermissionError(13, "no"))
     assert not may_pass(MachineError())
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("often", [1, 99])
+def test_a_disk_that_does_not_answer_is_not_bad_data(
+    project: Path, monkeypatch: pytest.MonkeyPatch, ending: str, often: int
+) -> None:
+    """Polars has the system's number in its text only."""
+    table, failures, was = pl.DataFrame({"x": [1, 2]}), list[str](), pl.LazyFrame.collect
+    table.write_csv(project / "a.csv") if ending == "csv" else table.write_parquet(project / "a.parquet")
+
+    def collect(frame: pl.LazyFrame, **options: Any) -> Any:
+        if "SCAN" in frame.explain(optimized=False) and len(failures) < often:
+            failures.append("one")
+            raise OSError(f"Stale file handle (os error {errno.ESTALE}): a.{ending}")
+        return was(frame, **options)
+
+    monkeypatch.setattr("pipelines.events.back_off", lambda tries: None)
+    (project / "c.yaml").write_text(f"steps:\n  r: {{read: a.{ending}}}\n  s: {{derive: {{y: x + 1}}, from: r}}\n")
+    plan = load(project / "c.yaml").plan()
+    monkeypatch.setattr(pl.LazyFrame, "collect", collect)
+    if often == 1:
+        result = execute(plan, "serial")
+        assert result.outputs["s"].rows == 2
+        assert len(json.loads((result.folder / "record.json").read_text())["retries"]) == 1
+    else:
+        with pytest.raises(MachineError, match=r"cannot read a.*Stale file handle(.|\n)*see whether the disk or mount"):
+            execute(plan, "serial")
+        events.told.clear()  # that it was tried again: the next run in this process would hear it
+        assert len(failures) == 4
+
+
+def test_a_disk_that_does_not_answer_while_one_plans(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: str) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    pl.DataFrame({"x": [1, 2]}).write_parquet(project / "a.parquet")
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", gone)
+    with pytest.raises(MachineError, match=r"cannot read a\.parquet: Stale file handle"):
+        run(project, "  r: {read: a.parquet}\n")
+
+
+def test_a_python_step_is_tried_again(project: Path) -> None:
+    (project / "a.csv").write_text("x\n1\n2\n")
+    step = f"function: 'mine:once', like: input, arguments: {{folder: '{project}'}}"
+    for by in ("", "by: [], ", "by: x, "):  # with the reading of the file, on whole tables, on groups
+        (project / "seen").unlink(missing_ok=True)
+        result, _ = run(project, f"  a: {{read: a.csv}}\n  p: {{python: {{{by}{step}}}}}\n")
+        assert result.outputs["p"].rows == 2
+        assert len(json.loads((result.folder / "record.json").read_text())["retries"]) == 1
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads", "local", "processes"])

@@ -184,6 +184,18 @@ def test_secrets_are_used_and_never_shown(
         assert text not in written
 
 
+@pytest.mark.parametrize("secret", ["geheim-äöü", "it's-mine", 'a"b-c', "both'\"-ä\\x", "\N{KEY}-lock"])
+def test_a_secret_is_hidden_however_python_or_json_writes_it(secret: str) -> None:
+    from pipelines.errors import keep_secret, redacted
+
+    keep_secret(secret)
+    for given in (secret, f"{secret}'", f'{secret}"', f"{secret}'\"", f"x{secret}y"):
+        for text in (given, repr(given), ascii(given), repr([given]), repr(given.encode()), json.dumps(given)):
+            hidden = redacted(text)
+            assert "***" in hidden
+            assert not any(part in hidden for part in ("geheim", "mine", "b-c", "-lock", "both"))
+
+
 def test_errors_that_name_a_secret_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.errors import Issue, keep_secret, redacted
 

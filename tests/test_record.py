@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from pipelines import load
 from pipelines.cli import main
+from pipelines.learning.scores import Evaluation
+from pipelines.record import past
 from tests.test_checkpoints import STEPS, config, data, run
 
 
@@ -144,10 +149,59 @@ def test_records_of_others_are_left_out(project: Path, monkeypatch: pytest.Monke
     for i, text in enumerate(("[]", "1", "{", '{"state": "done", "run": "x"}')):
         (project / f"runs/{i}").mkdir()
         (project / f"runs/{i}/record.json").write_text(text)
+    facts = json.loads((result.folder / "record.json").read_text())
+    stage, output = facts["stages"][0], facts["outputs"]["groups"]
+    wrong: list[dict[str, Any]] = [
+        {"seconds": None}, {"seconds": math.inf}, {"stages": None}, {"stages": [{}]}, {"stages": [{**stage, "rows": "1"}]},
+        {"outputs": []}, {"outputs": {"o": {"rows": None}}}, {"outputs": {"o": {**output, "metrics": {"a": "b"}}}},
+        {"checkpoints": [1]}, {"plan": {"steps": [1]}}, {"plan": None}, {"machine": {}}, {"versions": 1}, {"params": []},
+        {"state": "odd"}, {"exit_code": "0"}, {"started": None}, {"warnings": [1]}, {"executor": 1}, {"error": 1}, {"retries": {}},
+    ]  # fmt: skip
+    for i, change in enumerate(wrong):
+        (project / f"runs/wrong{i}").mkdir()
+        (project / f"runs/wrong{i}/record.json").write_text(json.dumps({**facts, **change}))
     monkeypatch.chdir(project)
     assert main(["runs", "ls"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
-    assert main(["runs", "show", result.folder.name]) == 0
+    for command in (["show"], ["compare", result.folder.name]):
+        assert main(["runs", *command, result.folder.name]) == 0
+
+
+def test_a_run_that_is_killed_at_once_says_what_was_asked_for(project: Path) -> None:
+    steps = '  m: {map: {function: "mine:f", items: [1]}}\n'
+    (project / "mine.py").write_text(
+        "import os, signal\ndef f(i: int) -> int:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    config(project, steps)
+    command = [sys.executable, "-m", "pipelines", "run", "c.yaml", "--executor", "serial"]
+    ended = subprocess.run(command, cwd=project, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    (run,) = past(project)
+    assert run.state == "killed"
+    assert run.facts["plan"]["steps"][0]["step"] == "m"
+    assert run.facts["executor"] == "serial"
+
+
+def test_metrics_that_are_no_numbers_are_json_for_strict_readers(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """They stay what they are in the answer and in the store."""
+
+    def strict(text: str) -> Any:
+        return json.loads(text, parse_constant=pytest.fail)
+
+    (project / "mine.py").write_text("import numpy as np\ndef f(rng, n): return np.full(n, np.inf)\n")
+    steps = "  p: {simulate: {paths: 9, function: 'mine:f'}}\n  m: {reduce: {values: {a: mean, n: count}}, checkpoint: disk}\n"
+    path = config(project, steps, "params: {far: .inf}\n")
+    monkeypatch.chdir(project)
+    for _ in range(2):  # computed, and from the store
+        result, _ = run(path)
+        assert result.outputs["m"].metrics == {"a": math.inf, "n": 9.0}
+        facts = strict((result.folder / "record.json").read_text())
+        assert facts["outputs"]["m"]["metrics"] == {"a": None, "n": 9.0}
+        assert strict((result.folder / "m/metrics.json").read_text())["values"] == {"a": None, "n": 9.0}
+        [strict(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
+    assert strict(Evaluation({"r2": math.nan}).files()["metrics.json"].decode()) == {"values": {"r2": None}}
+    assert main(["runs", "show", "last"]) == 0
+    assert "m: a -, n 9" in capsys.readouterr().out
 
 
 def test_a_pipe_that_is_closed_does_not_end_a_run(project: Path) -> None:

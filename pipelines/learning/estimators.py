@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
+import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from pipelines.errors import DataError, Issue, did_you_mean
+from pipelines.versions import version
 
 How = Literal["newton", "least_squares", "lloyd", "partial_fit", "one_worker", "dask"]
 WORDS: Mapping[How, str] = {
@@ -206,7 +206,7 @@ def estimator_class(name: str) -> Any:
         return getattr(importlib.import_module(module), cls)
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == package:
-            if importlib.util.find_spec(package) is None:  # type: ignore[attr-defined]
+            if importlib.util.find_spec(package) is None:
                 if package in _PACKAGES:
                     install = INSTALL if package != "lightgbm" else "pip install lightgbm"
                     raise EstimatorError(f"{_PACKAGES[package]} is not installed", install) from None
@@ -309,16 +309,17 @@ def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chos
         raise EstimatorError(
             f"{name} cannot be fitted block by block", "leave `method` out: it runs on one worker", ("method",)
         )
-    package = _PACKAGES.get(name.partition(".")[0], name.partition(".")[0])
-    versions = {"scikit-learn": version("scikit-learn"), "numpy": version("numpy")}
-    try:
-        versions[package] = version(package)
-    except PackageNotFoundError:
-        versions[package] = "unknown"
+    versions = tuple((package, version(package)) for package in packages(name))
     tags = getattr(made, "__sklearn_tags__", None)
     missing = known.missing if known else bool(tags and tags().input_tags.allow_nan)
     chances = task == "classification" and hasattr(told, "predict_proba")
-    return Chosen(name, tuple(given.items()), task, how, missing, chances, tuple(sorted(versions.items())))
+    return Chosen(name, tuple(given.items()), task, how, missing, chances, versions)
+
+
+def packages(name: str) -> tuple[str, ...]:
+    """Those that an estimator computes by."""
+    module = name.partition(".")[0]
+    return tuple(sorted({"scikit-learn", "numpy", _PACKAGES.get(module, module)}))
 
 
 def _same(only: Mapping[str, Any], param: str, value: Any) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.errors import DataError, Issue
+from pipelines.values import finite
 
 _MOST, _KEPT = 1_000_000, 200_000
 _SHOWN = 2_000
@@ -40,7 +41,7 @@ class Evaluation:
     def files(self) -> dict[str, bytes]:
         from pipelines.learning.plots import drawn
 
-        found = {"metrics.json": (json.dumps({"values": dict(self.values)}, indent=2) + "\n").encode()}
+        found = {"metrics.json": (json.dumps(finite({"values": self.values}), indent=2) + "\n").encode()}
         return found | {f"{name}.svg": drawn(name, data) for name, data in self.plots.items()}
 
 

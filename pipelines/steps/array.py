@@ -352,4 +352,4 @@ class ArrayStep(Step):
         return Expression(gives, {}, values, self.expression, given)
 
     def identity(self) -> Mapping[str, Any]:
-        return {"expression": ast.unparse(parsed(self.expression)), "numpy": np.__version__}
+        return {"expression": ast.unparse(parsed(self.expression))}

@@ -387,7 +387,10 @@ Dtype = Annotated[str, WithJsonSchema(_DTYPE_SCHEMA)]
 class Step(BaseModel):
     """A step kind is a subclass in a file of its own: its fields are the options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, defer_build=True,
+        ser_json_inf_nan="constants",  # in an identity they are not `null`
+    )  # fmt: skip
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
@@ -439,7 +442,7 @@ class Step(BaseModel):
 
 
 def in_order(value: Any) -> Any:
-    """For an identity: mappings as lists of pairs, whose order counts."""
+    """For an identity: mappings as lists of pairs, whose order counts, and lists told apart from them."""
     if isinstance(value, Mapping):
         return ["mapping", *([name, in_order(each)] for name, each in value.items())]
-    return [in_order(each) for each in value] if isinstance(value, list | tuple) else value
+    return ["list", *map(in_order, value)] if isinstance(value, list | tuple) else value

@@ -25,6 +25,13 @@ class Loading(Work):
     def identity(self) -> tuple[str, ...]:  # type: ignore[override]
         return (self.digest,)
 
+    @property
+    def packages(self) -> tuple[str, ...]:  # type: ignore[override]
+        from pipelines.learning.estimators import packages
+
+        assert isinstance(self.gives, Model)
+        return packages(self.gives.estimator)
+
     def lower(self, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> Sequence[Ref]:
         from pipelines.learning.model import OnDisk
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -91,8 +91,3 @@ class Pca(Step):
             return None
         work = Projected(values[0], {}, values, self.components, self.center, self.iterations, self.seed)
         return Projected(plan(work.build, values), {}, values, self.components, self.center, self.iterations, self.seed)
-
-    def identity(self) -> Mapping[str, Any]:
-        import numpy as np
-
-        return {**self.model_dump(mode="json"), "numpy": np.__version__}

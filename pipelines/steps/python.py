@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipelines.aggregates import canonical
 from pipelines.code import Function
-from pipelines.errors import DataError, Issue, did_you_mean
+from pipelines.errors import DataError, Issue, did_you_mean, may_pass
 from pipelines.steps.base import Columns, Context, Dtype, Keyed, Operation, Problems, Step, Texts, in_order
 from pipelines.types import DTYPES, Schema, as_pandas, dtype_name, parse_dtype
 
@@ -36,18 +36,23 @@ class Call:
     schema: Schema
 
     def __call__(self, frame: pl.DataFrame, of: str = "") -> pl.DataFrame:
-        function, result, failed = self.function.load(), None, ""
+        function, result, failed, passing = self.function.load(), None, "", False
         try:
             result = function(_GIVEN[self.gives](frame), **self.arguments)
         except (Exception, SystemExit) as error:
             failed = f"{type(error).__name__}: {error}".rstrip(": ").split("\n", 1)[0] + _line(error)
+            passing = may_pass(error)
         if failed:  # raised here: the user's error may not be picklable
-            raise DataError(Issue(f"{self.function} failed{of}: {failed}", "mend the function, or the data before it"))
+            wrong = DataError(
+                Issue(f"{self.function} failed{of}: {failed}", "mend the function, or the data before it")
+            )
+            wrong.passing = passing
+            raise wrong
         try:
             return self.fitted(_polars(result))
         except TypeError as error:
-            wrong = str(error)
-        raise DataError(Issue(f"{self.function}{of} returned {wrong}", "make `schema` and the function agree"))
+            unfit = str(error)
+        raise DataError(Issue(f"{self.function}{of} returned {unfit}", "make `schema` and the function agree"))
 
     def fitted(self, frame: pl.DataFrame) -> pl.DataFrame:
         for name in self.schema:

@@ -13,7 +13,7 @@ from pydantic import Field
 from pipelines.errors import DataError, Issue, did_you_mean
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.types import Schema
-from pipelines.values import Array, Metrics
+from pipelines.values import Array, Metrics, finite
 from pipelines.work import Builder, Ref, Work
 
 _PLAIN = ("count", "mean", "sum", "std", "min", "max")
@@ -38,7 +38,7 @@ class Numbers:
     def files(self) -> dict[str, bytes]:
         import json
 
-        found = {"values": dict(self.values), "standard_errors": dict(self.errors)}
+        found = finite({"values": self.values, "standard_errors": self.errors})
         return {"metrics.json": (json.dumps(found, indent=2) + "\n").encode()}
 
 
@@ -262,4 +262,4 @@ class Reduce(Step):
         return Reduced(Metrics(), {}, partial, Final(wanted))
 
     def identity(self) -> Mapping[str, Any]:
-        return {"values": list(self.values.items()), "numpy": np.__version__}
+        return {"values": list(self.values.items())}

@@ -267,4 +267,4 @@ class Simulate(Step):
 
     def identity(self) -> Mapping[str, Any]:
         dumped = self.model_dump(mode="json", exclude={"chunk"})
-        return {**{name: in_order(each) for name, each in dumped.items()}, "numpy": np.__version__}
+        return {name: in_order(each) for name, each in dumped.items()}
