@@ -569,3 +569,8 @@ def test_arrays_of_other_rows_are_not_repeated(pipeline: Make, project: Path) ->
     faces = pipeline(steps + f"  e: {{from: [u, w], array: '{expression}'}}\n").compile("u", "w", "e")
     u, w, e = dask.compute(*faces.values(), scheduler="sync")
     assert np.allclose(e, np.where(u > w.mean(axis=0), np.maximum(u, -u), u[:, :1]) + u**2, rtol=1e-12)
+
+
+def test_a_column_twice_makes_no_array(pipeline: Make) -> None:
+    said = issue(pipeline, "  STOCKS\n  x: {to_array: [Open, Low, Open]}\n")
+    assert re.search(r":\d+:29: 'Open' stands here twice", said)
