@@ -21,6 +21,7 @@ from pipelines import ConfigError, DataError, load
 from pipelines.pipeline import Pipeline
 from pipelines.run import Result
 from pipelines.steps.array import Rowwise, rowwise
+from pipelines.steps.simulate import _root
 from pipelines.values import Array
 
 Make = Callable[..., Pipeline]
@@ -177,7 +178,7 @@ def test_table_to_array_and_back(pipeline: Make) -> None:
 def test_bad_options_are_issues(pipeline: Make) -> None:
     assert "unknown function 'meen'" in issue(pipeline, PATHS + "  r: {reduce: {values: {m: meen}}}\n")
     assert "a level between 0 and 1" in issue(pipeline, PATHS + "  r: {reduce: {values: {m: quantile(5)}}}\n")
-    assert "not positive definite" in issue(pipeline, MANY.replace("0.6", "1.5"))
+    assert "not positive semidefinite" in issue(pipeline, MANY.replace("0.6", "1.5"))
     assert "it is not 2 x 2" in issue(pipeline, MANY.replace("[[1, 0.6], [0.6, 1]]", "[[1]]"))
     assert "'Symbol' is string, not a number" in issue(pipeline, "  STOCKS\n  x: {to_array: [Open, Symbol]}\n")
     assert "the array has 1 columns, 2 are named" in issue(pipeline, PATHS + "  t: {from_array: [a, b]}\n")
@@ -569,6 +570,49 @@ def test_arrays_of_other_rows_are_not_repeated(pipeline: Make, project: Path) ->
     faces = pipeline(steps + f"  e: {{from: [u, w], array: '{expression}'}}\n").compile("u", "w", "e")
     u, w, e = dask.compute(*faces.values(), scheduler="sync")
     assert np.allclose(e, np.where(u > w.mean(axis=0), np.maximum(u, -u), u[:, :1]) + u**2, rtol=1e-12)
+
+
+def test_options_of_the_other_way_to_simulate_are_issues(pipeline: Make, project: Path) -> None:
+    (project / "other.py").write_text("def make(rng, paths):\n    return rng.normal(size=paths)\n")
+    for option in ("shape: [3]", "arguments: {x: 3}"):
+        said = issue(pipeline, f"  x: {{simulate: {{paths: 9, assets: {{a: {{volatility: 1}}}}, {option}}}}}\n")
+        assert f":4:58: `{option.split(':')[0]}` has no meaning beside `assets`" in said
+    for option in ("correlation: [[1]]", "steps: 1", "keep: all", "years: 2"):
+        said = issue(pipeline, f"  x: {{simulate: {{paths: 9, function: 'other:make', {option}}}}}\n")
+        assert f":4:52: `{option.split(':')[0]}` has no meaning beside `function`" in said
+
+
+def test_what_is_wrong_in_an_asset_is_told_at_its_option(pipeline: Make) -> None:
+    for asset, said in {
+        "{}": ":4:40: the option 'assets.a.volatility' is missing",
+        "{drft: 1, volatility: 1}": ":4:41: unknown option 'assets.a.drft'\n    did you mean 'drift'?",
+        "{zz: 1, volatility: 1}": "known: start, drift, volatility",
+        "{volatility: .inf}": ":4:53: `assets.a.volatility` must be a finite number, not .inf",
+        "{volatility: 1, start: .inf}": "`assets.a.start` must be a finite number, not .inf",
+        "{volatility: 1, drift: .nan}": "`assets.a.drift` must be a finite number, not .nan",
+        "1": "`assets.a` must be a mapping, not 1",
+        "{volatility: 1}}, years: .inf, correlation: [[1]]": "`years` must be a finite number, not .inf",
+        "{volatility: 1}}, correlation: [[.inf]]": "an item of `correlation` must be a finite number",
+    }.items():
+        end = "}" if "}}," in asset else "}}"
+        assert said in issue(pipeline, f"  x: {{simulate: {{paths: 9, assets: {{a: {asset}{end}}}\n")
+
+
+def test_an_asset_may_move_just_as_others_do(pipeline: Make) -> None:
+    """A singular correlation is one: Cholesky's root of it has columns of zeros."""
+    made = pipeline(MANY.replace("70000", "5000").replace("0.6", "-1")).compile("paths")["paths"].compute()
+    a, b = np.log(made / [100, 50]).T
+    assert np.corrcoef(a, b)[0, 1] == pytest.approx(-1)
+    loadings = np.random.default_rng(0).normal(size=(8, 3))
+    loadings /= np.linalg.norm(loadings, axis=1, keepdims=True)
+    for matrix in (loadings @ loadings.T, np.ones((20, 20)), np.array([[1, 1, 0.5], [1, 1, 0.5], [0.5, 0.5, 1]])):
+        root = np.array(_root(matrix))
+        assert np.allclose(root @ root.T, matrix, rtol=0, atol=1e-9)
+        assert not np.triu(root, 1).any()
+    sound = np.array([[1, 0.6], [0.6, 1]])
+    assert np.array_equal(np.array(_root(sound)), np.linalg.cholesky(sound))
+    for wrong in ([[1, 1, 0.5], [1, 1, 0.4], [0.5, 0.4, 1]], [[1, 0.9, 0], [0.9, 1, 0.9], [0, 0.9, 1]]):
+        assert _root(np.array(wrong)) is None
 
 
 def test_a_column_twice_makes_no_array(pipeline: Make) -> None:
