@@ -615,6 +615,47 @@ def test_an_asset_may_move_just_as_others_do(pipeline: Make) -> None:
         assert _root(np.array(wrong)) is None
 
 
+@pytest.mark.parametrize("number", [0.1, 1 / 3, 1e8 + 0.1, -5e-324])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_constant_column_is_standardized_to_0(pipeline: Make, project: Path, number: float, dtype: str) -> None:
+    """The mean of many times 0.1 is not 0.1 in floating point."""
+    near = np.where(np.arange(3000) % 3 == 0, 1e8, np.nextafter(1e8, 2e8))
+    table = pl.DataFrame({"x": np.full(3000, number), "near": near, "n": [None, *[number] * 2999]})
+    table.write_parquet(project / "t.parquet", row_group_size=100)
+    read = f"  t: {{read: {{path: t.parquet, partitions: 7}}}}\n  x: {{to_array: {{dtype: {dtype}}}}}\n"
+    face = pipeline(read + "  s: {standardize: {}}\n").compile("s")["s"]
+    found = face.compute(scheduler="sync")
+    assert found.dtype == face.dtype == dtype
+    assert not found[:, 0].any()
+    assert not found[1:, 2].any()
+    assert np.isnan(found[0, 2])
+    if dtype == "float64":  # two numbers side by side are two numbers
+        assert found[:3, 1] == pytest.approx([-math.sqrt(2), math.sqrt(0.5), math.sqrt(0.5)])
+
+
+def test_whole_numbers_and_truth_values_are_standardized_to_fractions(pipeline: Make) -> None:
+    steps = MANY.replace("70000", "900") + "  b: {array: paths > 60}\n  s: {standardize: {}}\n"
+    faces = pipeline(steps).compile("b", "s")
+    b, s = dask.compute(*faces.values(), scheduler="sync")
+    assert faces["s"].dtype == s.dtype == np.float64
+    assert np.allclose(s, (b - b.mean(axis=0)) / b.std(axis=0))
+
+
+@pytest.mark.parametrize("partitions", [1, 7])
+def test_the_rank_of_a_quantile_is_that_of_the_level_as_written(pipeline: Make, project: Path, partitions: int) -> None:
+    """In floating point 100 * 0.07 is 7.000000000000001."""
+    pl.DataFrame({"x": np.arange(1.0, 101)}).write_parquet(project / "t.parquet", row_group_size=10)
+    read = f"  t: {{read: {{path: t.parquet, partitions: {partitions}}}}}\n  x: {{to_array: [x]}}\n"
+    levels = [f"{i / 100:.2f}" for i in range(1, 100)]
+    for function in ("quantile", "value_at_risk"):
+        values = ", ".join(f"q{level[2:]}: {function}({level})" for level in levels)
+        found = metrics(pipeline(read + f"  r: {{reduce: {{values: {{{values}}}}}}}\n").run("serial"), "r")
+        assert list(found.values()) == list(range(1, 100))
+    found = metrics(pipeline(read + "  r: {reduce: {values: {e: expected_shortfall(0.56), f: quantile(7e-2)}}}\n").run("serial"), "r")  # fmt: skip
+    assert found == {"e": np.arange(57, 101).mean(), "f": 7}
+    assert "a level between 0 and 1" in issue(pipeline, read + "  r: {reduce: {values: {m: quantile(1e-999999999)}}}\n")
+
+
 def test_a_column_twice_makes_no_array(pipeline: Make) -> None:
     said = issue(pipeline, "  STOCKS\n  x: {to_array: [Open, Low, Open]}\n")
     assert re.search(r":\d+:29: 'Open' stands here twice", said)
