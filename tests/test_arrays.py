@@ -641,6 +641,12 @@ def test_whole_numbers_and_truth_values_are_standardized_to_fractions(pipeline: 
     assert np.allclose(s, (b - b.mean(axis=0)) / b.std(axis=0))
 
 
+def test_only_real_numbers_go_on(pipeline: Make) -> None:
+    for wrong, column in {"paths * (-1) ** 0.5": 25, "1 + ~paths": 21, "(-1) ** 0.5": 17, "[2 ** 70] * paths": 17, "where(~paths, 1, 2)": 23, "paths & 1": 17}.items():  # fmt: skip
+        assert f":11:{column}: this does not fit: " in issue(pipeline, MANY + f"  bad: {{array: '{wrong}'}}\n")
+    assert "it makes complex128, not real numbers" in issue(pipeline, MANY + "  bad: {array: 'paths * (-1) ** 0.5'}\n")
+
+
 @pytest.mark.parametrize("partitions", [1, 7])
 def test_the_rank_of_a_quantile_is_that_of_the_level_as_written(pipeline: Make, project: Path, partitions: int) -> None:
     """In floating point 100 * 0.07 is 7.000000000000001."""
@@ -656,6 +662,73 @@ def test_the_rank_of_a_quantile_is_that_of_the_level_as_written(pipeline: Make, 
     assert "a level between 0 and 1" in issue(pipeline, read + "  r: {reduce: {values: {m: quantile(1e-999999999)}}}\n")
 
 
+def test_sums_of_all_numbers_so_far_have_as_many_chunks(pipeline: Make) -> None:
+    """Dask's own, without an axis, makes chunks of as many numbers as there are chunks."""
+    steps = MANY.replace("      seed", "      chunk: 1\n      seed")
+    for name, function in (("cumsum", np.cumsum), ("cumprod", np.cumprod)):
+        faces = pipeline(steps + f"  e: {{array: '{name}(paths / 80)'}}\n").compile("paths", "e")
+        assert faces["e"].numblocks == (5,)
+        paths, found = dask.compute(*faces.values(), scheduler="sync")
+        assert np.allclose(found, function(paths / 80), rtol=1e-9)
+
+
 def test_a_column_twice_makes_no_array(pipeline: Make) -> None:
     said = issue(pipeline, "  STOCKS\n  x: {to_array: [Open, Low, Open]}\n")
     assert re.search(r":\d+:29: 'Open' stands here twice", said)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("cumsum(x, axis=(0, 1))", "cumsum: 'axis' is (0, 1)\n    it must be a whole number"),
+        ("round(x, 1.5)", "round: 'decimals' is 1.5"),
+        ("round(x > 0, 1)", "truth values cannot be rounded"),
+        ("std(x, ddof='a')", "std: 'ddof' is 'a'"),
+        ("std(x, 0, ddof=True)", "std: 'ddof' is True"),
+        ("sum(x, axis=[0])", "sum: 'axis' is [0]\n    it must be a whole number, or several in round brackets"),
+        ("sum(x, axis=(0, -2))", "repeated axis"),
+        ("sum(x, keepdims=1)", "sum: 'keepdims' is 1\n    it must be True or False"),
+        ("clip(x, min='a')", "clip: 'min' is 'a'\n    it must be a number, or a list of them"),
+        ("argmax(x[:0])", "there is no argmax of no numbers"),
+        ("argmin(x[:0], axis=0)", "there is no argmin of no numbers"),
+        ("tensordot(x[:, :1], x, axes=1)", "lengths (1,) and (600,) do not fit tensordot"),
+        ("tensordot(x, x, axes=((0, 1), (0,)))", "do not fit tensordot"),
+        ("cumsum(u)", "only the data tells how many numbers these are: give an axis"),
+        ("[x, x[:, 0]]", "must have the same shape"),
+        ("x[{[]}]", "cannot stand here"),
+    ],
+)
+def test_what_only_dask_takes_is_an_error_of_the_plan(pipeline: Make, project: Path, wrong: str, said: str) -> None:
+    table(project)
+    assert said in issue(pipeline, TABLE + f'  e: {{from: [x, u], array: "{wrong}"}}\n')
+
+
+def test_products_of_truth_values_are_truth_values(pipeline: Make, project: Path) -> None:
+    table(project)
+    for expression in ("tensordot(x > 0, x > 0, axes=((0,), (0,)))", "(x > 0).T @ (x > 0)", "tensordot(x > 2, x > 2)"):
+        faces = pipeline(TABLE + f"  e: {{from: x, array: '{expression}'}}\n").compile("x", "e")
+        x, found = dask.compute(*faces.values(), scheduler="sync")
+        wanted = eval(expression, {"x": x, "tensordot": np.tensordot})
+        assert found.dtype == faces["e"].dtype == wanted.dtype == bool
+        assert np.array_equal(found, wanted)
+
+
+def test_what_numpy_refuses_of_the_numbers_is_an_error_of_the_data() -> None:
+    work = Rowwise(Array(((2,),), "int64"), {}, "2 ** x", ("x",))
+    with pytest.raises(DataError, match="Integers to negative integer powers are not allowed"):
+        work(np.array([1, -1]))
+
+
+def test_an_expression_may_be_of_several_lines(pipeline: Make) -> None:
+    """Indented and commented like any; places are those in the file."""
+    lines = "  e:\n    array: |\n      paths[:, 0]  # größe\n        * 2\n      {}\n"
+    faces = pipeline(MANY.replace("70000", "9") + lines.format("+ 1")).compile("paths", "e")
+    assert np.array_equal(faces["e"].compute(), faces["paths"].compute()[:, 0] * 2 + 1)
+    for last, said in {
+        "+ ä + pahts": ":15:9: unknown array 'ä'",
+        "+ pahts": ":15:9: unknown array 'pahts'",
+        "+ log(1, 2)": ":15:9: log: too many positional arguments",
+        "paths": ":15:7: this is no expression: invalid syntax",
+        ") + (paths": ":15:7: this is no expression: unmatched ')'",
+    }.items():
+        assert said in issue(pipeline, MANY + lines.format(last))
