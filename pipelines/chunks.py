@@ -37,6 +37,13 @@ def var(a: Any, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> An
     return _spread(np.var, a, axis, ddof, keepdims)
 
 
+def clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
+    if (a_min is not None or a_max is not None) and (min is not None or max is not None):
+        raise ValueError("the ends are given twice")
+    ends = (a_min, a_max) if min is None and max is None else (min, max)  # Dask knows the first names only
+    return da.clip(a, *(np.asarray(each) if isinstance(each, list) else each for each in ends))
+
+
 def cumsum(a: Any, axis: Any = None) -> Any:
     return _cumulative(da.cumsum, a, axis)
 

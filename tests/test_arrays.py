@@ -689,6 +689,7 @@ def test_a_column_twice_makes_no_array(pipeline: Make) -> None:
         ("sum(x, axis=(0, -2))", "repeated axis"),
         ("sum(x, keepdims=1)", "sum: 'keepdims' is 1\n    it must be True or False"),
         ("clip(x, min='a')", "clip: 'min' is 'a'\n    it must be a number, or a list of them"),
+        ("clip(x, 0, 1, max=2)", "the ends are given twice"),
         ("argmax(x[:0])", "there is no argmax of no numbers"),
         ("argmin(x[:0], axis=0)", "there is no argmin of no numbers"),
         ("tensordot(x[:, :1], x, axes=1)", "lengths (1,) and (600,) do not fit tensordot"),
@@ -711,6 +712,14 @@ def test_products_of_truth_values_are_truth_values(pipeline: Make, project: Path
         wanted = eval(expression, {"x": x, "tensordot": np.tensordot})
         assert found.dtype == faces["e"].dtype == wanted.dtype == bool
         assert np.array_equal(found, wanted)
+
+
+def test_clip_knows_both_names_of_its_ends_in_chunks_too(pipeline: Make, project: Path) -> None:
+    table(project)
+    for options in ("min=0", "min=[0, 0.5], max=1", "max=1", "0, 1", "a_min=[0, 0.5], a_max=1"):
+        faces = pipeline(TABLE + f"  e: {{from: [x, u], array: 'clip(x, {options})'}}\n").compile("x", "e")
+        x, found = dask.compute(*faces.values(), scheduler="sync")
+        assert np.array_equal(found, eval(f"np.clip(x, {options})", {"np": np, "x": x}))
 
 
 def test_what_numpy_refuses_of_the_numbers_is_an_error_of_the_data() -> None:
