@@ -37,20 +37,43 @@ def var(a: Any, axis: Any = None, ddof: float = 0, keepdims: bool = False) -> An
     return _spread(np.var, a, axis, ddof, keepdims)
 
 
+def clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
+    if (a_min is not None or a_max is not None) and (min is not None or max is not None):
+        raise ValueError("the ends are given twice")
+    ends = (a_min, a_max) if min is None and max is None else (min, max)  # Dask knows the first names only
+    return da.clip(a, *(np.asarray(each) if isinstance(each, list) else each for each in ends))
+
+
 def cumsum(a: Any, axis: Any = None) -> Any:
-    return da.cumsum(a, axis=axis, method="blelloch")  # the other method takes each chunk's last row
+    return _cumulative(da.cumsum, a, axis)
 
 
 def cumprod(a: Any, axis: Any = None) -> Any:
-    return da.cumprod(a, axis=axis, method="blelloch")
+    return _cumulative(da.cumprod, a, axis)
 
 
 def argmax(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    return da.argmax(_with_rows(a), axis=axis, keepdims=keepdims)
+    return da.argmax(_with_rows(_some("argmax", a, axis)), axis=axis, keepdims=keepdims)
 
 
 def argmin(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    return da.argmin(_with_rows(a), axis=axis, keepdims=keepdims)
+    return da.argmin(_with_rows(_some("argmin", a, axis)), axis=axis, keepdims=keepdims)
+
+
+def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
+    a, b = da.asanyarray(a), da.asanyarray(b)
+    left, right = (range(-axes, 0), range(axes)) if isinstance(axes, int) else axes
+    lengths = [
+        tuple(x.shape[i] for i in ([along] if isinstance(along, int) else along))
+        for x, along in ((a, left), (b, right))
+    ]
+    # Dask repeats a length of 1; two arrays of a table may well have as many rows
+    if len(lengths[0]) != len(lengths[1]) or any(
+        m != n and not (math.isnan(m) and math.isnan(n)) for m, n in zip(*lengths, strict=True)
+    ):
+        raise ValueError(f"lengths {lengths[0]} and {lengths[1]} do not fit tensordot".replace("nan", "?"))
+    # Dask adds truth values of several chunks as numbers
+    return da.tensordot(a, b, axes=axes).astype(np.result_type(a.dtype, b.dtype))
 
 
 def where_lengths_agree(function: Any, *arrays: Any) -> Any:
@@ -71,6 +94,22 @@ def _agreeing(function: Any, unknown: Any, *blocks: Any) -> Any:
     return function(*blocks)
 
 
+def _cumulative(which: Any, a: Any, axis: Any) -> Any:
+    a = da.asanyarray(a)
+    if axis is None and a.ndim != 1 and any(map(math.isnan, a.shape)):
+        raise ValueError("only the data tells how many numbers these are: give an axis")
+    if axis is None:  # Dask cuts them into as many numbers as there are chunks, each a task
+        a, axis = a.flatten(), 0
+    return which(a, axis=axis, method="blelloch")  # the other method takes each chunk's last row
+
+
+def _some(name: str, a: Any, axis: Any) -> Any:
+    a = da.asanyarray(a)
+    if any(not a.shape[i] for i in _axes(a, axis)):
+        raise ValueError(f"there is no {name} of no numbers")
+    return a
+
+
 def _with_rows(a: Any) -> Any:
     """Without the chunks that are known to be empty."""
     a = da.asanyarray(a)
@@ -88,9 +127,7 @@ def _reduced(a: Any, axis: Any, keepdims: bool, dtype: Any, state: Any, **functi
 
 
 def _ends(which: Any, a: Any, axis: Any, keepdims: bool) -> Any:
-    a = da.asanyarray(a)
-    if any(not a.shape[i] for i in _axes(a, axis)):
-        raise ValueError(f"there is no {which.__name__} of no numbers")
+    a = _some(which.__name__, a, axis)
     part = partial(_end, which)
     return _reduced(a, axis, keepdims, a.dtype, a.dtype, chunk=part, combine=part, aggregate=partial(_last_end, which))
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -411,7 +411,10 @@ class _Reader:
         except ValidationError as error:
             found = dict[tuple[str | int, ...], list[Any]]()
             for each in error.errors(include_url=False):  # of a union: one for each member
-                found.setdefault(_path(each["loc"], data), []).append(each)
+                path = _path(each["loc"], data)
+                if each["type"] == "missing" and path[-1:] != each["loc"][-1:]:
+                    path += each["loc"][-1:]
+                found.setdefault(path, []).append(each)
             for path, errors in found.items():
                 self.invalid(cls, path, errors, node)
             return None
@@ -419,16 +422,15 @@ class _Reader:
     def invalid(self, cls: type[BaseModel], path: tuple[str | int, ...], found: list[Any], node: Node) -> None:
         there = node.find(path)
         option = ".".join(str(part) for part in path if isinstance(part, str))
-        # options inside of options
-        inner = KubernetesOptions if cls is ExecutorOptions and path[0] == "kubernetes" and len(path) > 1 else cls
+        inner, rest = _inner(cls, path)
         example = f"for example `{cls.example}`" if issubclass(cls, Step) else ""
         if found[0]["type"] == "extra_forbidden":
             where = node.find(path[:-1]).keys.get(str(path[-1]), node.place)
             self.add(where, f"unknown option {option!r}", did_you_mean(str(path[-1]), _options(inner)))
         elif found[0]["type"] == "missing":
-            self.add(node.place, f"the option {option!r} is missing", example)
+            self.add(there.place, f"the option {option!r} is missing", example)
         else:
-            field = _options(inner).get(str(path[0 if inner is cls else 1])) if path else None
+            field = next((_options(inner)[part] for part in map(str, rest) if part in _options(inner)), None)
             remedy = (field.description if field else None) or example
             if isinstance(there.value, str) and found[0]["type"] in ("int_type", "bool_type", "float_type"):
                 remedy = _unquoted(there.value, found[0]["type"]) or remedy
@@ -595,12 +597,30 @@ _WANTED = {
     "string_type": "a text",
     "list_type": "a list",
     "dict_type": "a mapping",
+    "model_type": "a mapping",
     "string_too_long": "a text of one character",
 }
 
 
 def _options(cls: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
+def _inner(cls: type[BaseModel], path: tuple[str | int, ...]) -> tuple[type[BaseModel], tuple[str | int, ...]]:
+    """The model whose options the path ends in, which may stand in another's option, and the path from there."""
+    start = 0
+    for i, part in enumerate(path[:-1]):
+        field = _options(cls).get(str(part))
+        if field and (models := _models(field.annotation)):
+            cls, start = models[0], i + 1
+    return cls, path[start:]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Those that the type of an option is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [each for inner in get_args(annotation) for each in _models(inner)]
 
 
 def _wanted(found: Any) -> str:

@@ -21,6 +21,7 @@ from pipelines import ConfigError, DataError, load
 from pipelines.pipeline import Pipeline
 from pipelines.run import Result
 from pipelines.steps.array import Rowwise, rowwise
+from pipelines.steps.simulate import _root
 from pipelines.values import Array
 
 Make = Callable[..., Pipeline]
@@ -177,7 +178,7 @@ def test_table_to_array_and_back(pipeline: Make) -> None:
 def test_bad_options_are_issues(pipeline: Make) -> None:
     assert "unknown function 'meen'" in issue(pipeline, PATHS + "  r: {reduce: {values: {m: meen}}}\n")
     assert "a level between 0 and 1" in issue(pipeline, PATHS + "  r: {reduce: {values: {m: quantile(5)}}}\n")
-    assert "not positive definite" in issue(pipeline, MANY.replace("0.6", "1.5"))
+    assert "not positive semidefinite" in issue(pipeline, MANY.replace("0.6", "1.5"))
     assert "it is not 2 x 2" in issue(pipeline, MANY.replace("[[1, 0.6], [0.6, 1]]", "[[1]]"))
     assert "'Symbol' is string, not a number" in issue(pipeline, "  STOCKS\n  x: {to_array: [Open, Symbol]}\n")
     assert "the array has 1 columns, 2 are named" in issue(pipeline, PATHS + "  t: {from_array: [a, b]}\n")
@@ -569,3 +570,174 @@ def test_arrays_of_other_rows_are_not_repeated(pipeline: Make, project: Path) ->
     faces = pipeline(steps + f"  e: {{from: [u, w], array: '{expression}'}}\n").compile("u", "w", "e")
     u, w, e = dask.compute(*faces.values(), scheduler="sync")
     assert np.allclose(e, np.where(u > w.mean(axis=0), np.maximum(u, -u), u[:, :1]) + u**2, rtol=1e-12)
+
+
+def test_options_of_the_other_way_to_simulate_are_issues(pipeline: Make, project: Path) -> None:
+    (project / "other.py").write_text("def make(rng, paths):\n    return rng.normal(size=paths)\n")
+    for option in ("shape: [3]", "arguments: {x: 3}"):
+        said = issue(pipeline, f"  x: {{simulate: {{paths: 9, assets: {{a: {{volatility: 1}}}}, {option}}}}}\n")
+        assert f":4:58: `{option.split(':')[0]}` has no meaning beside `assets`" in said
+    for option in ("correlation: [[1]]", "steps: 1", "keep: all", "years: 2"):
+        said = issue(pipeline, f"  x: {{simulate: {{paths: 9, function: 'other:make', {option}}}}}\n")
+        assert f":4:52: `{option.split(':')[0]}` has no meaning beside `function`" in said
+
+
+def test_what_is_wrong_in_an_asset_is_told_at_its_option(pipeline: Make) -> None:
+    for asset, said in {
+        "{}": ":4:40: the option 'assets.a.volatility' is missing",
+        "{drft: 1, volatility: 1}": ":4:41: unknown option 'assets.a.drft'\n    did you mean 'drift'?",
+        "{zz: 1, volatility: 1}": "known: start, drift, volatility",
+        "{volatility: .inf}": ":4:53: `assets.a.volatility` must be a finite number, not .inf",
+        "{volatility: 1, start: .inf}": "`assets.a.start` must be a finite number, not .inf",
+        "{volatility: 1, drift: .nan}": "`assets.a.drift` must be a finite number, not .nan",
+        "1": "`assets.a` must be a mapping, not 1",
+        "{volatility: 1}}, years: .inf, correlation: [[1]]": "`years` must be a finite number, not .inf",
+        "{volatility: 1}}, correlation: [[.inf]]": "an item of `correlation` must be a finite number",
+    }.items():
+        end = "}" if "}}," in asset else "}}"
+        assert said in issue(pipeline, f"  x: {{simulate: {{paths: 9, assets: {{a: {asset}{end}}}\n")
+
+
+def test_an_asset_may_move_just_as_others_do(pipeline: Make) -> None:
+    """A singular correlation is one: Cholesky's root of it has columns of zeros."""
+    made = pipeline(MANY.replace("70000", "5000").replace("0.6", "-1")).compile("paths")["paths"].compute()
+    a, b = np.log(made / [100, 50]).T
+    assert np.corrcoef(a, b)[0, 1] == pytest.approx(-1)
+    loadings = np.random.default_rng(0).normal(size=(8, 3))
+    loadings /= np.linalg.norm(loadings, axis=1, keepdims=True)
+    for matrix in (loadings @ loadings.T, np.ones((20, 20)), np.array([[1, 1, 0.5], [1, 1, 0.5], [0.5, 0.5, 1]])):
+        root = np.array(_root(matrix))
+        assert np.allclose(root @ root.T, matrix, rtol=0, atol=1e-9)
+        assert not np.triu(root, 1).any()
+    sound = np.array([[1, 0.6], [0.6, 1]])
+    assert np.array_equal(np.array(_root(sound)), np.linalg.cholesky(sound))
+    for wrong in ([[1, 1, 0.5], [1, 1, 0.4], [0.5, 0.4, 1]], [[1, 0.9, 0], [0.9, 1, 0.9], [0, 0.9, 1]]):
+        assert _root(np.array(wrong)) is None
+
+
+@pytest.mark.parametrize("number", [0.1, 1 / 3, 1e8 + 0.1, -5e-324])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_constant_column_is_standardized_to_0(pipeline: Make, project: Path, number: float, dtype: str) -> None:
+    """The mean of many times 0.1 is not 0.1 in floating point."""
+    near = np.where(np.arange(3000) % 3 == 0, 1e8, np.nextafter(1e8, 2e8))
+    table = pl.DataFrame({"x": np.full(3000, number), "near": near, "n": [None, *[number] * 2999]})
+    table.write_parquet(project / "t.parquet", row_group_size=100)
+    read = f"  t: {{read: {{path: t.parquet, partitions: 7}}}}\n  x: {{to_array: {{dtype: {dtype}}}}}\n"
+    face = pipeline(read + "  s: {standardize: {}}\n").compile("s")["s"]
+    found = face.compute(scheduler="sync")
+    assert found.dtype == face.dtype == dtype
+    assert not found[:, 0].any()
+    assert not found[1:, 2].any()
+    assert np.isnan(found[0, 2])
+    if dtype == "float64":  # two numbers side by side are two numbers
+        assert found[:3, 1] == pytest.approx([-math.sqrt(2), math.sqrt(0.5), math.sqrt(0.5)])
+
+
+def test_whole_numbers_and_truth_values_are_standardized_to_fractions(pipeline: Make) -> None:
+    steps = MANY.replace("70000", "900") + "  b: {array: paths > 60}\n  s: {standardize: {}}\n"
+    faces = pipeline(steps).compile("b", "s")
+    b, s = dask.compute(*faces.values(), scheduler="sync")
+    assert faces["s"].dtype == s.dtype == np.float64
+    assert np.allclose(s, (b - b.mean(axis=0)) / b.std(axis=0))
+
+
+def test_only_real_numbers_go_on(pipeline: Make) -> None:
+    for wrong, column in {"paths * (-1) ** 0.5": 25, "1 + ~paths": 21, "(-1) ** 0.5": 17, "[2 ** 70] * paths": 17, "where(~paths, 1, 2)": 23, "paths & 1": 17}.items():  # fmt: skip
+        assert f":11:{column}: this does not fit: " in issue(pipeline, MANY + f"  bad: {{array: '{wrong}'}}\n")
+    assert "it makes complex128, not real numbers" in issue(pipeline, MANY + "  bad: {array: 'paths * (-1) ** 0.5'}\n")
+
+
+@pytest.mark.parametrize("partitions", [1, 7])
+def test_the_rank_of_a_quantile_is_that_of_the_level_as_written(pipeline: Make, project: Path, partitions: int) -> None:
+    """In floating point 100 * 0.07 is 7.000000000000001."""
+    pl.DataFrame({"x": np.arange(1.0, 101)}).write_parquet(project / "t.parquet", row_group_size=10)
+    read = f"  t: {{read: {{path: t.parquet, partitions: {partitions}}}}}\n  x: {{to_array: [x]}}\n"
+    levels = [f"{i / 100:.2f}" for i in range(1, 100)]
+    for function in ("quantile", "value_at_risk"):
+        values = ", ".join(f"q{level[2:]}: {function}({level})" for level in levels)
+        found = metrics(pipeline(read + f"  r: {{reduce: {{values: {{{values}}}}}}}\n").run("serial"), "r")
+        assert list(found.values()) == list(range(1, 100))
+    found = metrics(pipeline(read + "  r: {reduce: {values: {e: expected_shortfall(0.56), f: quantile(7e-2)}}}\n").run("serial"), "r")  # fmt: skip
+    assert found == {"e": np.arange(57, 101).mean(), "f": 7}
+    assert "a level between 0 and 1" in issue(pipeline, read + "  r: {reduce: {values: {m: quantile(1e-999999999)}}}\n")
+
+
+def test_sums_of_all_numbers_so_far_have_as_many_chunks(pipeline: Make) -> None:
+    """Dask's own, without an axis, makes chunks of as many numbers as there are chunks."""
+    steps = MANY.replace("      seed", "      chunk: 1\n      seed")
+    for name, function in (("cumsum", np.cumsum), ("cumprod", np.cumprod)):
+        faces = pipeline(steps + f"  e: {{array: '{name}(paths / 80)'}}\n").compile("paths", "e")
+        assert faces["e"].numblocks == (5,)
+        paths, found = dask.compute(*faces.values(), scheduler="sync")
+        assert np.allclose(found, function(paths / 80), rtol=1e-9)
+
+
+def test_a_column_twice_makes_no_array(pipeline: Make) -> None:
+    said = issue(pipeline, "  STOCKS\n  x: {to_array: [Open, Low, Open]}\n")
+    assert re.search(r":\d+:29: 'Open' stands here twice", said)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("cumsum(x, axis=(0, 1))", "cumsum: 'axis' is (0, 1)\n    it must be a whole number"),
+        ("round(x, 1.5)", "round: 'decimals' is 1.5"),
+        ("round(x > 0, 1)", "truth values cannot be rounded"),
+        ("std(x, ddof='a')", "std: 'ddof' is 'a'"),
+        ("std(x, 0, ddof=True)", "std: 'ddof' is True"),
+        ("sum(x, axis=[0])", "sum: 'axis' is [0]\n    it must be a whole number, or several in round brackets"),
+        ("sum(x, axis=(0, -2))", "repeated axis"),
+        ("sum(x, keepdims=1)", "sum: 'keepdims' is 1\n    it must be True or False"),
+        ("clip(x, min='a')", "clip: 'min' is 'a'\n    it must be a number, or a list of them"),
+        ("clip(x, 0, 1, max=2)", "the ends are given twice"),
+        ("argmax(x[:0])", "there is no argmax of no numbers"),
+        ("argmin(x[:0], axis=0)", "there is no argmin of no numbers"),
+        ("tensordot(x[:, :1], x, axes=1)", "lengths (1,) and (600,) do not fit tensordot"),
+        ("tensordot(x, x, axes=((0, 1), (0,)))", "do not fit tensordot"),
+        ("cumsum(u)", "only the data tells how many numbers these are: give an axis"),
+        ("[x, x[:, 0]]", "must have the same shape"),
+        ("x[{[]}]", "cannot stand here"),
+    ],
+)
+def test_what_only_dask_takes_is_an_error_of_the_plan(pipeline: Make, project: Path, wrong: str, said: str) -> None:
+    table(project)
+    assert said in issue(pipeline, TABLE + f'  e: {{from: [x, u], array: "{wrong}"}}\n')
+
+
+def test_products_of_truth_values_are_truth_values(pipeline: Make, project: Path) -> None:
+    table(project)
+    for expression in ("tensordot(x > 0, x > 0, axes=((0,), (0,)))", "(x > 0).T @ (x > 0)", "tensordot(x > 2, x > 2)"):
+        faces = pipeline(TABLE + f"  e: {{from: x, array: '{expression}'}}\n").compile("x", "e")
+        x, found = dask.compute(*faces.values(), scheduler="sync")
+        wanted = eval(expression, {"x": x, "tensordot": np.tensordot})
+        assert found.dtype == faces["e"].dtype == wanted.dtype == bool
+        assert np.array_equal(found, wanted)
+
+
+def test_clip_knows_both_names_of_its_ends_in_chunks_too(pipeline: Make, project: Path) -> None:
+    table(project)
+    for options in ("min=0", "min=[0, 0.5], max=1", "max=1", "0, 1", "a_min=[0, 0.5], a_max=1"):
+        faces = pipeline(TABLE + f"  e: {{from: [x, u], array: 'clip(x, {options})'}}\n").compile("x", "e")
+        x, found = dask.compute(*faces.values(), scheduler="sync")
+        assert np.array_equal(found, eval(f"np.clip(x, {options})", {"np": np, "x": x}))
+
+
+def test_what_numpy_refuses_of_the_numbers_is_an_error_of_the_data() -> None:
+    work = Rowwise(Array(((2,),), "int64"), {}, "2 ** x", ("x",))
+    with pytest.raises(DataError, match="Integers to negative integer powers are not allowed"):
+        work(np.array([1, -1]))
+
+
+def test_an_expression_may_be_of_several_lines(pipeline: Make) -> None:
+    """Indented and commented like any; places are those in the file."""
+    lines = "  e:\n    array: |\n      paths[:, 0]  # größe\n        * 2\n      {}\n"
+    faces = pipeline(MANY.replace("70000", "9") + lines.format("+ 1")).compile("paths", "e")
+    assert np.array_equal(faces["e"].compute(), faces["paths"].compute()[:, 0] * 2 + 1)
+    for last, said in {
+        "+ ä + pahts": ":15:9: unknown array 'ä'",
+        "+ pahts": ":15:9: unknown array 'pahts'",
+        "+ log(1, 2)": ":15:9: log: too many positional arguments",
+        "paths": ":15:7: this is no expression: invalid syntax",
+        ") + (paths": ":15:7: this is no expression: unmatched ')'",
+    }.items():
+        assert said in issue(pipeline, MANY + lines.format(last))

@@ -6,6 +6,7 @@ import datetime as dt
 import importlib
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -941,6 +942,32 @@ def test_a_split_by_time_is_exact_and_a_row_without_a_time_is_in_no_part(learn: 
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=said):
             learn(f"  s: {{split: {{time: {option}}}}}\n", typed).plan()
+
+
+def test_a_split_refuses_what_would_be_ignored(learn: Make) -> None:
+    hours = [dt.datetime(2020, 3, 1) + dt.timedelta(hours=i) for i in range(3)]
+    zoned = pl.Series(hours).dt.replace_time_zone("Europe/Berlin")
+    frame = pl.DataFrame({"id": range(3), "kind": ["a", "b", "c"], "zoned": zoned, "several": [[1]] * 3})
+    for options, said in {
+        "test: 0.2, test_from: 2030-03-01": ":4:26: `test_from` has no meaning beside `test`",
+        "test: 0.2, validation_from: 2": "`validation_from` has no meaning beside `test`",
+        "time: id, test_from: 2, validation: 0.2": ":4:39: `validation` has no meaning beside `time`",
+        "time: id, test_from: 2, by: kind": "`by` has no meaning beside `time`",
+        "time: id, test_from: 2, seed: 0": "`seed` has no meaning beside `time`",
+        "time: id, test_from: 1, validation_from: 2": ":4:56: the part for validation is empty",
+        "time: id, test_from: 1.5, validation_from: 1.2": "the part for validation is empty",
+        "time: zoned, test_from: '2020-03-02T01:00+01:00', validation_from: 2020-03-02": "",
+        "time: zoned, test_from: 2020-03-02, validation_from: '2020-03-02T01:00+01:00'": "the part for validation is empty",
+        "time: zoned, test_from: '2020-03-29T02:30'": ":4:39: '2020-03-29T02:30' is no datetime[us,Europe/Berlin]",
+        "test: 0.2, by: [kind, id, kind]": ":4:41: 'kind' stands here twice",
+        "test: 0.2, by: several": "list[int64] cannot be a key",
+    }.items():
+        made = learn(f"  s: {{split: {{{options}}}}}\n", frame)
+        if said:
+            with pytest.raises(ConfigError, match=re.escape(said)):
+                made.plan()
+        else:
+            made.plan()
 
 
 @pytest.mark.parametrize("fitted", [pl.Int64(), pl.Float64(), pl.Decimal(5, 2)])

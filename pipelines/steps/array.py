@@ -4,12 +4,14 @@ import ast
 import inspect
 import math
 import operator
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 from pydantic import Field
 
 from pipelines.arrays import OnArrays, plan
@@ -45,12 +47,25 @@ other tasks read it."""
 FUNCTIONS = tuple(sorted(_SIGNATURES))
 _PLAIN = frozenset({"axis", "axes", "ddof", "decimals", "n"})
 """Parameters that are numbers, not arrays."""
+_NOTHING = type(None)
+_MUST: Mapping[str, tuple[tuple[type, ...], tuple[type, ...], str]] = {
+    "axis": ((int, _NOTHING), (), "a whole number"),
+    "axes": ((int, _NOTHING), (list, tuple), "a whole number, or a list of them"),
+    "ddof": ((int, float), (), "a number"),
+    "decimals": ((int,), (), "a whole number"),
+    "n": ((int,), (), "a whole number"),
+    "keepdims": ((bool,), (), "True or False"),
+}
+"""Types of options, what may hold several, and in words: Dask takes others for something else, or NumPy refuses them in the run only."""
+_AXES = ((int, _NOTHING), (tuple,), "a whole number, or several in round brackets")
+_NUMBERS = ((int, float, _NOTHING), (list, tuple), "a number, or a list of them")
 
 
 _ELEMENTWISE = frozenset(FUNCTIONS) - {
     "argmax", "argmin", "concatenate", "cumprod", "cumsum", "diff", "max", "mean", "min", "prod", "stack", "std", "sum", "tensordot",
     "transpose", "var",
 }  # fmt: skip
+_REDUCING = ("max", "mean", "min", "prod", "std", "sum", "var")
 _ALONG = ("argmax", "argmin", "cumprod", "cumsum", "max", "mean", "min", "prod", "sum")
 """Of one array along an axis: each row by itself, where that is not the first."""
 
@@ -66,7 +81,8 @@ def _product(one: Any, other: Any) -> Any:
         return _weighted(one, other)
     if isinstance(other, np.ndarray) and hasattr(one, "map_blocks") and one.ndim == 2 and len(one.chunks[1]) == 1:
         return one.map_blocks(_weighted, other, drop_axis=[1] if other.ndim == 1 else None, chunks=None if other.ndim == 1 else (one.chunks[0], (other.shape[1],)), dtype=np.result_type(one.dtype, other.dtype))  # fmt: skip
-    return one @ other
+    # Dask adds truth values of several chunks as numbers
+    return (one @ other).astype(np.result_type(one, other))
 
 
 def _shape(array: Any) -> str:
@@ -117,10 +133,18 @@ class ExpressionError(Exception):
 
 def parsed(text: str) -> ast.expr:
     """Raises ExpressionError."""
+    # several lines as one, of the same length: a column is then a place in the text
+    line = re.sub(r"#[^\n]*|\\?\n", lambda found: " " * len(found[0]), text)
+    start = len(line) - len(line.lstrip())
     try:
-        return ast.parse(text, mode="eval").body
+        tree = ast.parse(line[start:], mode="eval").body
     except SyntaxError as error:
-        raise ExpressionError(f"this is no expression: {error.msg}", "write it as in NumPy: log(a) @ [0.5, 0.5]", (error.offset or 1) - 1) from None  # fmt: skip
+        raise ExpressionError(f"this is no expression: {error.msg}", "write it as in NumPy: log(a) @ [0.5, 0.5]", start + (error.offset or 1) - 1) from None  # fmt: skip
+    encoded = line[start:].encode()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.expr):  # Python counts bytes
+            node.col_offset = start + len(encoded[: node.col_offset].decode())
+    return tree
 
 
 def names(tree: ast.AST) -> dict[str, int]:
@@ -137,13 +161,27 @@ def evaluate(node: ast.expr, arrays: Mapping[str, Any], numpy: Any) -> Any:
         return evaluate(child, arrays, numpy)
 
     try:
-        return _evaluated(node, arrays, numpy, of)
+        return _real(_evaluated(node, arrays, numpy, of))
     except ArithmeticError as error:
         said = error.args[-1] if error.args else type(error).__name__
         raise ExpressionError(f"{ast.unparse(node)!r} is no number: {said}", "write another number", node.col_offset) from None  # fmt: skip
-    except (ValueError, TypeError, IndexError, NotImplementedError, AttributeError, KeyError) as error:
-        said = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ExpressionError(f"this does not fit: {said}", "look at the arrays' shapes with `pipelines plan`", node.col_offset) from None  # fmt: skip
+    except (ValueError, TypeError, IndexError, NotImplementedError, AttributeError, KeyError, AssertionError) as error:
+        raise _misfit(error, node.col_offset) from None
+
+
+def _misfit(error: Exception, offset: int) -> ExpressionError:
+    said = str(error).strip().split("\n")[0] or type(error).__name__
+    return ExpressionError(f"this does not fit: {said}", "look at the arrays' shapes with `pipelines plan`", offset)
+
+
+def _real(found: Any) -> Any:
+    """Raises TypeError for complex numbers, which would lose a part, and Python's objects, which Dask plans where NumPy fails."""
+    if found is NotImplemented:  # Dask's word for what NumPy does not know
+        raise TypeError("NumPy does not do this with numbers of this type")
+    dtype = np.dtype(complex) if isinstance(found, complex) else getattr(found, "dtype", None)
+    if dtype is not None and dtype.kind not in "biuf":
+        raise TypeError(f"it makes {dtype}, not real numbers or truth values")
+    return found
 
 
 def _evaluated(node: ast.expr, arrays: Mapping[str, Any], numpy: Any, of: Callable[[ast.expr], Any]) -> Any:
@@ -171,9 +209,14 @@ def _evaluated(node: ast.expr, arrays: Mapping[str, Any], numpy: Any, of: Callab
         if name not in FUNCTIONS:
             raise ExpressionError(f"unknown function {name!r}", did_you_mean(name, FUNCTIONS), node.col_offset)
         given, options = _arguments(node, name)
+        values = [of(each) for each in given]
+        if name == "round" and str(getattr(values[0], "dtype", "")) == "bool":  # Dask lets it pass
+            raise TypeError("truth values cannot be rounded")
+        if isinstance(options.get("axis"), tuple):  # an axis twice: Dask finds that in the run
+            normalize_axis_tuple(options["axis"], np.ndim(values[0]))
         if name in _ELEMENTWISE and not options:
-            return _together(getattr(numpy, name), *map(of, given), of_chunks=getattr(np, name))
-        return getattr(numpy, name)(*map(of, given), **options)
+            return _together(getattr(numpy, name), *values, of_chunks=getattr(np, name))
+        return getattr(numpy, name)(*values, **options)
     raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here", "names of arrays, numbers, lists, + - * / ** @, comparisons, indexes and functions of NumPy can", node.col_offset)  # fmt: skip
 
 
@@ -190,13 +233,26 @@ def _arguments(node: ast.Call, name: str) -> tuple[Sequence[ast.expr], Mapping[s
         if parameter in _PLAIN:
             arrays.remove(value)
             plain[parameter] = value
-    return arrays, {key: _literal(value) for key, value in plain.items()}
+    return arrays, {key: _option(name, key, value) for key, value in plain.items()}
+
+
+def _option(name: str, parameter: str, node: ast.expr) -> Any:
+    several = parameter == "axis" and name in _REDUCING
+    types, holders, wanted = _AXES if several else _MUST.get(parameter, _NUMBERS)
+    if not _of(types, holders, value := _literal(node)):
+        raise ExpressionError(f"{name}: {parameter!r} is {ast.unparse(node)}", f"it must be {wanted}", node.col_offset)
+    return value
+
+
+def _of(types: tuple[type, ...], holders: tuple[type, ...], value: Any) -> bool:
+    """Whether it is of one of these types (a truth value is no number here), or holds such."""
+    return all(_of(types, holders, each) for each in value) if type(value) in holders else type(value) in types
 
 
 def _literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         raise ExpressionError(f"{ast.unparse(node)!r} cannot stand here", "numbers can, and lists of them", node.col_offset) from None  # fmt: skip
 
 
@@ -276,7 +332,10 @@ class Rowwise(Work):
         given = [chunk.view() for chunk in chunks]
         for each in given:  # other tasks read the same numbers
             each.flags.writeable = False
-        return self.of(parsed(self.text), dict(zip(self.names, given, strict=True)))
+        try:
+            return self.of(parsed(self.text), dict(zip(self.names, given, strict=True)))
+        except ExpressionError as error:  # what only the numbers tell: a whole one to the power of a negative one
+            raise DataError(Issue(f"array: {error.message}", error.remedy)) from None
 
     def count(self, inputs: Sequence[int]) -> int:
         return inputs[0]
@@ -303,7 +362,11 @@ class Expression(OnArrays):
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return da.asarray(evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True)), chunks))
+            found = evaluate(parsed(self.text), dict(zip(self.names, arrays, strict=True)), chunks)
+            try:
+                return da.asarray(found)
+            except (ValueError, TypeError) as error:  # a list of arrays of different shapes
+                raise _misfit(error, 0) from None
 
     def over(self, names: Sequence[str], counts: Sequence[int]) -> Any:
         try:
@@ -321,6 +384,7 @@ class ArrayStep(Step):
     """
 
     kind = "array"
+    version = 2
     takes = (("array",),)
     several = True
     fewest = 1

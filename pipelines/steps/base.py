@@ -293,6 +293,12 @@ class Problems:
         self.add(path, f"unknown column {name!r}", did_you_mean(name, schema))
         return False
 
+    def unused(self, step: Step, names: Sequence[str], beside: str) -> None:
+        """Options that are given, but mean nothing beside another one."""
+        for name in names:
+            if name in step.model_fields_set and getattr(step, name) is not None:
+                self.key((), name, f"`{name}` has no meaning beside `{beside}`", "remove one of them")
+
     def keys(self, option: str, names: Sequence[str], schema: Schema) -> None:
         """Columns by which rows are put together."""
         for i, name in enumerate(names):

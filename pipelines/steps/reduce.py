@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,7 +115,11 @@ class Wanted:
     """One number: its function and, of a tail, its level."""
 
     function: str
-    level: float = math.nan
+    level: Fraction = Fraction(0)
+    """As it is written: in floating point 100 * 0.07 is above 7."""
+
+    def rank(self, count: int) -> int:
+        return max(1, math.ceil(count * self.level))
 
     def kept(self, total: int) -> tuple[int, int]:
         """How many of the smallest and of the largest of so many numbers it needs, with those that tell its error."""
@@ -124,7 +129,7 @@ class Wanted:
             return 0, 0
         spare = math.ceil(math.sqrt(total * self.level * (1 - self.level))) + 2
         if self.function != "expected_shortfall" and self.level < 0.5:
-            return min(total, math.ceil(total * self.level) + spare), 0
+            return min(total, self.rank(total) + spare), 0
         return 0, min(total, math.ceil(total * (1 - self.level)) + spare)
 
 
@@ -170,8 +175,7 @@ class Final:
                 "std": spread / math.sqrt(2 * n),
             }
             return value, plain_errors.get(wanted.function)
-        q = wanted.level
-        at = max(1, math.ceil(n * q))
+        q, at = float(wanted.level), wanted.rank(n)
         value = self.ranked(at, state)
         spare = math.sqrt(n * q * (1 - q))
         # half the distance of the order statistics one standard deviation of the binomial count away
@@ -217,6 +221,7 @@ class Reduce(Step):
     """
 
     kind = "reduce"
+    version = 2
     takes = (("array",),)
     gives = "metrics"
     example: ClassVar[str] = (
@@ -240,11 +245,11 @@ class Reduce(Step):
                     problems.add(("values", name), f"{found[1]} takes nothing in brackets", f"write {found[1]}")
                 wanted[name] = Wanted(found[1])
             else:
-                try:
-                    level = float(found[2] or "nan")
+                try:  # as a float first: 1e-999999999 is a long fraction
+                    level = Fraction(found[2]) if 0 < float(found[2] or "nan") < 1 else None
                 except ValueError:
-                    level = math.nan
-                if not 0 < level < 1:
+                    level = None
+                if level is None:
                     problems.add(
                         ("values", name), f"{found[1]} takes a level between 0 and 1", f"write {found[1]}(0.99)"
                     )
@@ -254,7 +259,8 @@ class Reduce(Step):
                         "a quantile is taken of an array whose number of rows the plan knows",
                         "of a table, `aggregate` has quantile()",
                     )
-                wanted[name] = Wanted(found[1], level)
+                else:
+                    wanted[name] = Wanted(found[1], level)
         if problems.issues:
             return None
         kept = [each.kept(total or 0) for each in wanted.values()]

@@ -7,7 +7,7 @@ import polars as pl
 from pydantic import Field
 
 from pipelines.steps.base import Columns, Context, Operation, Problems, Reduction, Step, Texts
-from pipelines.types import Schema, dtype_name
+from pipelines.types import Schema
 
 
 def _hash(by: tuple[str, ...], seed: int) -> pl.Expr:
@@ -77,9 +77,7 @@ class Sample(Step):
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
         if (self.fraction is None) == (self.rows is None):
             problems.add((), "say how much: either `fraction` or `rows`", "for example `sample: 0.1`")
-        for i, name in enumerate(self.by or []):
-            if problems.column(("by", i), name, schema) and schema[name].is_nested():
-                problems.add(("by", i), f"{dtype_name(schema[name])} cannot decide", "choose another column")
+        problems.keys("by", self.by or [], schema)
         by = tuple(self.by or (name for name, dtype in schema.items() if not dtype.is_nested()))
         if not by:
             problems.add((), "no column can decide which rows to take", "derive a column of numbers or texts")

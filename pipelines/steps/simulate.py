@@ -149,11 +149,25 @@ class Simulated(Work):
 class Asset(BaseModel):
     """One asset of a simulation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     start: float = Field(1.0, gt=0, description="The price at the beginning.")
     drift: float = Field(0.0, description="Expected growth a year: 0.05 is 5 % (continuous).")
     volatility: float = Field(ge=0, description="Standard deviation of a year's log return.")
+
+
+def _root(matrix: Any) -> tuple[tuple[float, ...], ...] | None:
+    """Cholesky's. None where no assets can be correlated like this."""
+    try:
+        return tuple(map(tuple, np.linalg.cholesky(matrix).tolist()))
+    except np.linalg.LinAlgError:  # perhaps an asset only moves as others do, and has nothing of its own
+        root = np.zeros_like(matrix)
+    for j in range(len(matrix)):
+        rest = matrix[j:, j] - (root[j:, :j] * root[j, :j]).sum(axis=1)
+        if rest[0] > 1e-12:
+            root[j:, j] = rest / np.sqrt(rest[0])
+    found = (root[:, None] * root).sum(axis=2)
+    return tuple(map(tuple, root.tolist())) if np.abs(found - matrix).max() < 1e-9 else None
 
 
 class Simulate(Step):
@@ -165,6 +179,7 @@ class Simulate(Step):
     The same numbers on every executor and for every `chunk`: each 16,384 paths have a random stream of their own.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
     kind = "simulate"
     role = "source"
     takes = ()
@@ -200,10 +215,12 @@ class Simulate(Step):
         if (self.assets is None) == (self.function is None):
             problems.add((), "say what to simulate: either `assets` or `function`", f"for example `{self.example}`")
         elif self.assets is not None:
+            problems.unused(self, ("arguments", "shape"), "assets")
             make, shape = self._brownian(problems), (len(self.assets),)
             shape = (self.steps + 1, *shape) if self.keep == "all" else shape
         else:
             assert self.function is not None
+            problems.unused(self, ("correlation", "years", "steps", "keep"), "function")
             found = problems.function(("function",), self.function, context)
             shape = tuple(self.shape)
             if found:
@@ -238,12 +255,10 @@ class Simulate(Step):
                     ("correlation",), "it is not symmetric with ones on its diagonal", "1 of each asset with itself"
                 )
                 return None
-            try:
-                root = tuple(map(tuple, np.linalg.cholesky(matrix).tolist()))
-            except np.linalg.LinAlgError:
+            if (root := _root(matrix)) is None:
                 problems.add(
                     ("correlation",),
-                    "no assets can be correlated like this: it is not positive definite",
+                    "no assets can be correlated like this: it is not positive semidefinite",
                     "make the correlations smaller",
                 )
                 return None

@@ -81,7 +81,9 @@ class Split(Step):
             return None
         tests = list[tuple[str | None, pl.Expr]]()
         if self.time is not None:
+            problems.unused(self, ("validation", "by", "seed"), "time")
             needs: tuple[str, ...] = (self.time,)
+            starts = dict[str, pl.Expr]()
             if self.test_from is None:
                 problems.add((), "`test_from` is missing", "test_from: 2010-01-01")
             if problems.column(("time",), self.time, schema):
@@ -91,12 +93,15 @@ class Split(Step):
                     if (text := getattr(self, option)) is not None and (
                         at := self._at(option, text, schema[self.time], problems)
                     ) is not None:
-                        tests.append((part, time >= pl.lit(at, dtype=schema[self.time])))
+                        starts[option] = at
+                        tests.append((part, time >= at))
+                if len(starts) == 2 and not pl.select(starts["validation_from"] < starts["test_from"]).item():
+                    what = "the part for validation is empty: it ends where `test_from` is"
+                    problems.add(("validation_from",), what, "let it begin before `test_from`")
         else:
             assert self.test is not None
-            for i, name in enumerate(self.by or []):
-                if problems.column(("by", i), name, schema) and schema[name].is_nested():
-                    problems.add(("by", i), f"{dtype_name(schema[name])} cannot decide", "choose another column")
+            problems.unused(self, ("test_from", "validation_from"), "test")
+            problems.keys("by", self.by or [], schema)
             needs = tuple(self.by or (name for name, dtype in schema.items() if not dtype.is_nested()))
             if self.test + self.validation >= 1:
                 problems.add(("validation",), "nothing is left for training", "make `test` and `validation` smaller")
@@ -113,21 +118,29 @@ class Split(Step):
             return None
         return Parted({**schema, PART: PARTS}, needs, tuple(tests))
 
-    def _at(self, option: str, given: str | int | float, dtype: pl.DataType, problems: Problems) -> object:
+    def _at(self, option: str, given: str | int | float, dtype: pl.DataType, problems: Problems) -> pl.Expr | None:
+        def literal(at: object) -> pl.Expr:
+            found = pl.lit(at, dtype=dtype)
+            pl.select(found)  # in some time zones an hour is left out
+            return found
+
         try:
             if isinstance(dtype, pl.Date):
-                return datetime.date.fromisoformat(str(given))
+                return literal(datetime.date.fromisoformat(str(given)))
             if isinstance(dtype, pl.Datetime):
                 stamp = datetime.datetime.fromisoformat(str(given))
                 if stamp.tzinfo and not dtype.time_zone:
                     what = f"{given!r} has a time zone, and {self.time!r} has none"
                     problems.add((option,), what, "write it without")
                     return None
-                return (
-                    stamp.astimezone(zoneinfo.ZoneInfo(dtype.time_zone)) if stamp.tzinfo and dtype.time_zone else stamp
-                )
+                zone = dtype.time_zone
+                return literal(stamp.astimezone(zoneinfo.ZoneInfo(zone)) if stamp.tzinfo and zone else stamp)
             if dtype.is_numeric():
-                return _number(given, dtype)
+                return literal(_number(given, dtype))
+        except pl.exceptions.PolarsError:
+            what = f"{given!r} is no {dtype_name(dtype)}"
+            problems.add((option,), what, "write a time that it has: in spring clocks leave an hour out")
+            return None
         except (ValueError, ArithmeticError):
             example = "a number that it can hold" if dtype.is_numeric() else "2010-01-01"
             problems.add((option,), f"{given!r} is no {dtype_name(dtype)}", f"write it as {example}")

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from pipelines.arrays import OnArrays, plan
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.types import Schema
@@ -17,8 +19,18 @@ class Standardized(OnArrays):
         import dask.array as da
 
         [x] = arrays
-        mean, spread = da.nanmean(x, axis=0), da.nanstd(x, axis=0)
-        return ((x - mean) / da.where(spread > 0, spread, 1)).astype(x.dtype)
+        numbers = x.astype("float64")
+        # over the smallest number a constant column is 0 exactly: the mean of many times 0.1 is not 0.1
+        least = da.reduction(numbers, _least, _least, axis=0, dtype="float64", meta=np.empty(0))
+        above = numbers - least
+        mean, spread = da.nanmean(above, axis=0), da.nanstd(above, axis=0)
+        found = (above - mean) / da.where(spread > 0, spread, 1)
+        return found.astype(x.dtype) if x.dtype.kind == "f" else found
+
+
+def _least(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    """NaN is left out; of nothing it is infinite."""
+    return np.nanmin(x, axis=axis, keepdims=keepdims, initial=np.inf)
 
 
 class Standardize(Step):
@@ -28,6 +40,7 @@ class Standardize(Step):
     """
 
     kind = "standardize"
+    version = 2
     takes = (("array",),)
     gives = "array"
     example: ClassVar[str] = "standardize: {}"

@@ -47,6 +47,8 @@ class ToArray(Step):
         for i, name in enumerate(self.columns or ()):
             if problems.column(("columns", i), name, schema) and name not in numeric(schema):
                 problems.add(("columns", i), not_numeric(name, schema), "cast it, or leave it out")
+            elif name in columns[:i]:
+                problems.add(("columns", i), f"{name!r} stands here twice", "remove one")
         if not columns:
             problems.add((), "the table has no column of numbers", "derive some")
         if problems.issues:
