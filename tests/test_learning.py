@@ -1276,3 +1276,138 @@ def test_bytes_are_no_target(learn: Make, table: pl.DataFrame) -> None:
         learn(
             f"  model: {{train: {{estimator: sklearn.naive_bayes.GaussianNB, target: kind, {COLUMNS}}}}}\n", frame
         ).plan()
+
+
+LEAKS = "  parts: {{split: {{test: 0.5, by: id}}}}\n  seen: {{from: {}, features: {{scale: [a]{}}}}}\n  model: {{from: [{}, seen], {}}}\n"
+RIDGE = "train: {estimator: sklearn.linear_model.Ridge, target: size%s}"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        RIDGE % "",
+        "cross_validate: {estimator: sklearn.linear_model.Ridge, target: size}",
+        "search: {estimator: sklearn.linear_model.Ridge, target: size, grid: {alpha: [1, 2]}}",
+    ],
+)
+def test_features_are_fitted_on_the_rows_that_are_learnt_from(learn: Make, step: str) -> None:
+    with pytest.raises(ConfigError, match="the features were fitted on all rows, and this learns from the part train"):
+        learn(LEAKS.format("t", "", "parts", step)).plan()
+    learn(LEAKS.format("parts", "", "parts", step)).plan()
+    learn(LEAKS.format("t", ", part: all", "parts", step)).plan()
+    learn(LEAKS.format("t", "", "t", step)).plan()
+
+
+def test_who_learns_from_other_rows_than_the_features_says_so(learn: Make) -> None:
+    with pytest.raises(ConfigError, match="fitted on the part train, and this learns from all rows"):
+        learn(LEAKS.format("parts", "", "t", RIDGE % "")).plan()
+    learn(LEAKS.format("parts", "", "parts", RIDGE % ", part: all")).plan()
+
+
+def fitted(made: Pipeline) -> Any:
+    return model(made, "seen")
+
+
+def test_categories_are_in_the_order_of_their_type(learn: Make) -> None:
+    """Not in that of their texts."""
+    frame = pl.DataFrame(
+        {"n": [10, 2, 0, 1, 11] * 4, "f": [10.5, -2.0, -11.0, 0.0, 9.0] * 4, "e": ["low", "mid", "high", "low", "mid"] * 4}
+    ).with_columns(pl.col("e").cast(pl.Enum(["low", "mid", "high"])), c=pl.col("e").cast(pl.Categorical()))  # fmt: skip
+    steps = "  seen: {features: {ordinal: [n, f, e], one_hot: [n, c]}}\n"
+    for partitions in (1, 4):
+        found = fitted(learn(steps, frame, partitions))
+        assert found.categories["n"] == ("0", "1", "2", "10", "11")
+        assert found.categories["f"] == ("-11.0", "-2.0", "0.0", "9.0", "10.5")
+        assert found.categories["e"] == ("low", "mid", "high")
+        assert found.categories["c"] == ("high", "low", "mid")
+        assert found.names[3:8] == ("n=0", "n=1", "n=2", "n=10", "n=11")
+        x = found.apply(frame)
+        assert x[:5, 0].tolist() == [3, 2, 0, 1, 4]
+        assert x[:5, 2].tolist() == [0, 1, 2, 0, 1]
+        assert (x[:, 3:8].argmax(axis=1) == x[:, 0]).all()
+
+
+def test_bins_are_those_of_pandas(learn: Make) -> None:
+    """Where the quantile is between two numbers. Equal numbers are in one bin."""
+    import pandas as pd
+
+    rng = np.random.default_rng(3)
+    for values, count in (
+        ([1.0, 2.0, 3.0, 4.0], 2), ([0.0, 0.0, 1.0, 1.0], 2), ([0.0, 0.0, 0.0, 1.0], 2), (rng.permutation(60) * 1.0, 4), (rng.permutation(70) * 1.0, 7),
+    ):  # fmt: skip
+        frame = pl.DataFrame({"x": values})
+        found = fitted(learn(f"  seen: {{features: {{bins: {{x: {count}}}}}}}\n", frame, 2)).apply(frame)[:, 0]
+        assert found.tolist() == pd.qcut(frame["x"].to_numpy(), count, labels=False, duplicates="drop").tolist()
+    assert fitted(learn("  seen: {features: {bins: {x: 4}}}\n", pl.DataFrame({"x": [3.0] * 9}))).edges["x"] == ()
+
+
+BAD_FEATURES = {
+    "scale: [a, a]": "'a' stands here twice",
+    "keep: [a], scale: [a]": "'a' stands here twice",
+    "one_hot: [kind, kind]": "'kind' stands here twice",
+    "date_parts: {day: [month, month]}": "'month' stands here twice",
+    "keep: [a_bin], bins: {a: 3}": "there is a feature 'a_bin' already",
+    "bins: {a: 1}": "a column is cut into 2 to 1,000 bins",
+    "bins: {a: 1000000000}": "a column is cut into 2 to 1,000 bins",
+}
+
+
+@pytest.mark.parametrize("options", BAD_FEATURES)
+def test_bad_features_are_issues(learn: Make, table: pl.DataFrame, options: str) -> None:
+    frame = table.with_columns(a_bin=pl.col("a"), day=pl.col("id").cast(pl.Date))
+    with pytest.raises(ConfigError) as caught:
+        learn(f"  seen: {{features: {{{options}}}}}\n", frame).plan()
+    assert BAD_FEATURES[options] in str(caught.value)
+    assert len(caught.value.issues) == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("from: t, train: {estimator: sklearn.linear_model.Ridge, target: size, columns: [a, a]}", "'a' stands here twice"),
+        (f"from: t, cross_validate: {{{LOGISTIC}, by: [kind, kind]}}", "'kind' stands here twice"),
+        ("from: [t, model], predict: {column: p, probability: p}", "the prediction and its probability are both called 'p'"),
+        ("from: [t, model], predict: {probability: prediction}", "are both called 'prediction'"),
+        (f"from: parts, train: {{{LOGISTIC}, part: trian}}", "there is no part 'trian'"),
+        ("from: [parts, model], evaluate: {part: tset}", "did you mean 'test'?"),
+        ("from: parts, features: {scale: [a], part: alll}", "did you mean 'all'?"),
+    ],
+)  # fmt: skip
+def test_names_that_stand_twice_and_unknown_parts_are_issues(learn: Make, step: str, said: str) -> None:
+    steps = f"  parts: {{split: {{test: 0.5, by: id}}}}\n  model: {{from: t, train: {{{LOGISTIC}}}}}\n  s: {{{step}}}\n"
+    with pytest.raises(ConfigError) as caught:
+        learn(steps).plan()
+    assert said in str(caught.value)
+    assert len(caught.value.issues) == 1
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("scale: [inf]", "the column 'inf' is infinite in some of the rows to fit on"),
+        ("scale: [both]", "the column 'both' is infinite in some of the rows to fit on"),
+        ("scale: [none]", r"the column 'none' is missing \(NULL or NaN\) in all rows to fit on"),
+        ("keep: [none], impute: true", r"the column 'none' is missing \(NULL or NaN\) in all rows to fit on"),
+        ("one_hot: [blank]", r"the column 'blank' is missing \(NULL\) in all rows to fit on"),
+        ("one_hot: [kind], keep: ['kind=x']", "two features would have the name 'kind=x'"),
+    ],
+)
+def test_what_cannot_be_fitted_is_told(learn: Make, table: pl.DataFrame, options: str, said: str) -> None:
+    infinite = pl.lit(float("inf"))
+    frame = table.with_columns(
+        pl.when(pl.col("id") == 7).then(infinite).otherwise("a").alias("inf"),
+        pl.when(pl.col("id") < 9).then(pl.when(pl.col("id") < 5).then(infinite).otherwise(-infinite)).otherwise("a").alias("both"),
+        pl.lit(None, pl.Float64).alias("none"), pl.lit(None, pl.String).alias("blank"), pl.col("a").alias("kind=x"),
+    )  # fmt: skip
+    with pytest.raises(DataError, match=said):
+        fitted(learn(f"  seen: {{features: {{{options}}}}}\n", frame))
+
+
+def test_a_missing_date_is_imputed_too(learn: Make, table: pl.DataFrame) -> None:
+    frame = table.with_columns(day=pl.when(pl.col("id") % 3 > 0).then(pl.col("id").cast(pl.Date)))
+    steps = "  seen: {features: {date_parts: {day: [month, weekday]}, impute: true}}\n  model: {from: [t, seen], train: {estimator: sklearn.linear_model.Ridge, target: size}}\n"
+    x = fitted(learn(steps, frame)).apply(frame)
+    months = frame["day"].dt.month()
+    assert np.allclose(x[:, 0], months.cast(pl.Float64).fill_null(months.mean()).to_numpy())  # type: ignore[arg-type]
+    assert model(learn(steps, frame)).about["rows"] == 6000

@@ -312,6 +312,8 @@ def setup(step: Any, schema: Schema, problems: Problems, context: Context) -> Se
             problems.add(("columns", i), not_numeric(name, schema), "put it into `features`")
         if name == target:
             problems.add(("columns", i), f"{name!r} is the target", "remove it")
+        if name in columns[:i]:
+            problems.add(("columns", i), f"{name!r} stands here twice", "remove one")
     if features is not None:
         for name, dtype in features.inputs.items():
             if schema.get(name) != dtype:
@@ -328,6 +330,13 @@ def setup(step: Any, schema: Schema, problems: Problems, context: Context) -> Se
         if not columns:
             problems.add((), "there is no column of numbers to learn from", "add `features`")
     part = part_of(step.part, "train", schema, problems)
+    if features is not None and features.part != part and not features.on_all and step.part != "all":
+        on, of = (f"the part {each}" if each else "all rows" for each in (features.part, part))
+        what = f"the features were fitted on {on}, and this learns from {of}"
+        if part is None:
+            problems.add((), what, "train on the table that they were fitted on, or say `part: all`")
+        else:
+            problems.add((), what, "fit them on the table that this learns from (`from`), or say `part: all` there")
     if problems.issues or chosen is None:
         return None
     inputs = features.inputs if features else {name: schema[name] for name in columns}
