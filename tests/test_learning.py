@@ -1411,3 +1411,68 @@ def test_a_missing_date_is_imputed_too(learn: Make, table: pl.DataFrame) -> None
     months = frame["day"].dt.month()
     assert np.allclose(x[:, 0], months.cast(pl.Float64).fill_null(months.mean()).to_numpy())  # type: ignore[arg-type]
     assert model(learn(steps, frame)).about["rows"] == 6000
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("LinearRegression", {}), ("LinearRegression", {"fit_intercept": False}), ("Ridge", {"alpha": 0.5})],
+)
+def test_weights_of_collinear_and_constant_columns_are_scikit_learns(
+    learn: Make, table: pl.DataFrame, name: str, params: dict[str, Any]
+) -> None:
+    from sklearn.linear_model import Ridge
+
+    frame = table.with_columns(
+        pl.lit(0.1).alias("constant"), pl.lit(1e9).alias("large"), sum=pl.col("a") + pl.col("b"), metres=pl.col("c") * 1000,
+        x=(pl.col("kind") == "x").cast(pl.Float64), y=(pl.col("kind") == "y").cast(pl.Float64), z=(pl.col("kind") == "z").cast(pl.Float64),
+    ).drop("large" if params else "d")  # fmt: skip
+    columns = [column for column in frame.columns if column not in ("id", "kind", "up", "size")]
+    x, y = frame.select(columns).to_numpy(), frame["size"].to_numpy()
+    options = f"target: size, columns: [{', '.join(columns)}], params: {json.dumps(params)}"
+    found = model(
+        learn(f"  model: {{train: {{estimator: sklearn.linear_model.{name}, {options}}}}}\n", frame)
+    ).estimator
+    wanted = (LinearRegression if name == "LinearRegression" else Ridge)(**params).fit(x, y)
+    assert np.allclose(found.coef_, wanted.coef_, rtol=1e-6, atol=1e-9)
+    assert np.allclose(found.predict(x), wanted.predict(x), rtol=1e-9, atol=1e-8)
+    constant = columns.index("constant")
+    assert params.get("fit_intercept") is False or found.coef_[constant] == 0
+
+
+@pytest.mark.parametrize("name", ["LogisticRegression", "LinearRegression", "PoissonRegression"])
+def test_dask_ml_takes_no_constant_column_and_no_negative_count(learn: Make, table: pl.DataFrame, name: str) -> None:
+    frame = table.with_columns(c=pl.lit(0.1), n=pl.col("size").floor().cast(pl.Int64))
+    target = "up" if name == "LogisticRegression" else "n"
+    options = f"estimator: dask_ml.linear_model.{name}, target: {target}"
+    with pytest.raises(DataError, match=f"{name} takes no constant columns: 'c' is 0.1 in all rows"):
+        learn(f"  model: {{train: {{{options}, columns: [a, c]}}}}\n", frame).run("threads")
+    with pytest.raises(DataError, match="takes no constant columns: 'kind=x' is 1 in all rows"):
+        learn(
+            f"  one: {{filter: kind = 'x'}}\n  seen: {{features: {{one_hot: kind, keep: a}}}}\n  model: {{from: [one, seen], train: {{{options}}}}}\n"
+        ).run("threads")
+    if name == "PoissonRegression":
+        with pytest.raises(DataError, match=r"PoissonRegression predicts counts, and the target is -\d+ in a row"):
+            learn(f"  model: {{train: {{{options}, columns: [a, b]}}}}\n").run("threads")
+
+
+def test_small_partitions_begin_clusters_together(learn: Make) -> None:
+    frame = pl.DataFrame({"a": [0.0, 0.1, 5.0, 5.1, 9.0, 9.1, 0.2, 5.2], "b": [0.0, 0.1, 0.0, 0.2, 0.1, 0.0, 0.1, 0.0]})
+    steps = "  model: {train: {estimator: sklearn.cluster.MiniBatchKMeans, params: {n_clusters: %d}}}\n"
+    found = model(learn(steps % 3, frame, partitions=4))
+    assert found.about["rows"] == 8
+    assert found.estimator.cluster_centers_.shape == (3, 2)
+    with pytest.raises(DataError, match="9 clusters are asked for, and there are only 8 different rows"):
+        learn(steps % 9, frame, partitions=4).run("threads")
+
+
+def test_no_rows_are_not_called_no_classes(learn: Make) -> None:
+    with pytest.raises(DataError, match="there are no rows to learn from"):
+        learn(f"  none: {{filter: id < 0}}\n  model: {{train: {{{LOGISTIC}}}}}\n").run("threads")
+
+
+def test_an_infinite_number_is_not_called_missing(learn: Make, table: pl.DataFrame) -> None:
+    text = f"  model: {{train: {{{LOGISTIC}}}}}\n"
+    for value, said in ((float("inf"), "infinite values: 'a' is infinite"), (None, r"missing values: 'a' is missing \(NULL or NaN\)")):  # fmt: skip
+        frame = table.with_columns(pl.when(pl.col("id") == 7).then(pl.lit(value)).otherwise("a").alias("a"))
+        with pytest.raises(DataError, match=f"LogisticRegression takes no {said} in 1 row of a partition"):
+            learn(text, frame).run("threads")

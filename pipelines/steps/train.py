@@ -250,6 +250,8 @@ class Training(Learning):
 class Learnt(BaseModel):
     """The options of every step that learns."""
 
+    version: ClassVar[int] = 2
+
     estimator: str = Field(description="The class by its dotted name, as sklearn.linear_model.LogisticRegression.")
     params: dict[str, Any] = Field({}, description="Its parameters.")
     target: str | None = Field(None, description="The column to predict; without one, the estimator clusters.")
