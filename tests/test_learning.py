@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -776,8 +777,6 @@ def test_more_scores_than_are_kept_move_an_area_by_little(monkeypatch: pytest.Mo
 
 
 def test_a_model_with_a_type_that_is_not_trusted_is_refused(learn: Make, project: Path, table: pl.DataFrame) -> None:
-    import zipfile
-
     from skops.io import dumps
 
     learn(f"  model: {{train: {{{LOGISTIC}}}}}\n  s: {{save_model: {{path: a.model, overwrite: true}}}}\n", table).run(
@@ -1247,8 +1246,6 @@ def test_whether_an_estimator_tells_chances_is_known_at_check_time(
 
 
 def test_a_damaged_model_is_an_issue(learn: Make, table: pl.DataFrame, project: Path) -> None:
-    import zipfile
-
     learn(f"  model: {{train: {{{LOGISTIC}}}}}\n  s: {{save_model: {{path: a.model, overwrite: true}}}}\n", table).run(
         "threads"
     )
@@ -1476,3 +1473,106 @@ def test_an_infinite_number_is_not_called_missing(learn: Make, table: pl.DataFra
         frame = table.with_columns(pl.when(pl.col("id") == 7).then(pl.lit(value)).otherwise("a").alias("a"))
         with pytest.raises(DataError, match=f"LogisticRegression takes no {said} in 1 row of a partition"):
             learn(text, frame).run("threads")
+
+
+def test_what_is_between_the_fields_of_a_trees_nodes_is_not_saved(table: pl.DataFrame) -> None:
+    """It is whatever was in memory, and the file is to have the same bytes each time."""
+    from skops.io import dumps
+
+    from pipelines.learning.model import _steady
+
+    x, y = table.select("a", "b").to_numpy(), table["up"].to_numpy()
+    forest = RandomForestClassifier(3, random_state=0, max_depth=4).fit(x, y)
+    found = set[bytes]()
+    for filling in (0, 255):
+        content = dumps(forest)
+        nodes = forest.estimators_[0].tree_.__getstate__()["nodes"]
+        gaps = np.ones(nodes.dtype.itemsize, dtype=bool)
+        for field, at, *_ in nodes.dtype.fields.values():
+            gaps[at : at + field.itemsize] = False
+        assert gaps.any()
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            parts = {name: file.read(name) for name in file.namelist()}
+        for name, part in parts.items():
+            if b"left_child" in part[:200]:
+                head, rows = 10 + int.from_bytes(part[8:10], "little"), bytearray(part)
+                body = np.frombuffer(rows, "uint8")[head:].reshape(-1, len(gaps))
+                body[:, gaps] = filling
+                parts[name] = bytes(rows)
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as file:
+            for name, part in parts.items():
+                file.writestr(name, part)
+        found.add(_steady(out.getvalue()))
+    assert len(found) == 1
+    import skops.io
+
+    [saved] = found
+    again = skops.io.loads(saved, trusted=skops.io.get_untrusted_types(data=saved))
+    assert np.array_equal(again.predict_proba(x), forest.predict_proba(x))
+
+
+@pytest.mark.filterwarnings("error:constrained_layout")
+@pytest.mark.parametrize(
+    "labels", [("$x", r"$\frac$"), ("a_b", "c^d"), ("x" * 3000, "x" * 2999), ("a\nb", "c\x01"), ("a--b-->", "<&>")]
+)
+def test_plots_take_any_label(labels: tuple[str, str]) -> None:
+    from xml.dom.minidom import parseString
+
+    from pipelines.learning.plots import drawn
+
+    for name, data in (("confusion", (np.ones((2, 2), int), labels)), ("importance", dict.fromkeys(labels, 1.0))):
+        parseString(drawn(name, data))
+
+
+def test_labels_that_are_cut_alike_keep_their_bars() -> None:
+    from pipelines.learning.plots import drawn
+
+    one, two = ({f"{'x' * 50}{mid}{'y' * 50}": value for mid, value in found} for found in ([("a", 1.0)], [("a", 1.0), ("b", 2.0)]))  # fmt: skip
+    assert drawn("importance", two).count(b'id="patch_') == drawn("importance", one).count(b'id="patch_') + 1
+
+
+KNOWN_AT_CHECK = {
+    "sklearn.pipeline.Pipeline, params: {steps: [a]}": "Pipeline refuses its parameters: ",
+    "sklearn.linear_model.SGDClassifier, params: {early_stopping: true}": "or add `method: one_worker`",
+    "sklearn.linear_model.SGDClassifier, params: {class_weight: balanced}": "or add `method: one_worker`",
+    "sklearn.linear_model.LogisticRegression, params: {penalty: l1}": "add `solver: saga`",
+    "sklearn.linear_model.LogisticRegression, params: {penalty: null, solver: liblinear}": "has no penalty null with the solver liblinear",
+    "sklearn.linear_model.LogisticRegression, epochs: 5": "it has no `epochs` here",
+    "sklearn.linear_model.SGDClassifier, method: one_worker, epochs: 5": "it has no `epochs` here",
+}
+
+
+@pytest.mark.parametrize("options", KNOWN_AT_CHECK)
+def test_what_an_estimator_refuses_is_known_before_a_run(learn: Make, options: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        learn(f"  model: {{train: {{target: up, {COLUMNS}, estimator: {options}}}}}\n").plan()
+    assert KNOWN_AT_CHECK[options] in str(caught.value)
+    assert len(caught.value.issues) == 1
+
+
+def test_a_search_over_solvers_is_checked_trial_by_trial(learn: Make) -> None:
+    text = f"  model: {{search: {{{LOGISTIC}, params: {{penalty: l1}}, grid: {{solver: [liblinear, %s]}}}}}}\n"
+    learn(text % "saga").plan()
+    with pytest.raises(ConfigError, match="no penalty l1 with the solver lbfgs"):
+        learn(text % "lbfgs").plan()
+
+
+def test_a_folder_is_no_model(learn: Make, project: Path) -> None:
+    (project / "l").mkdir()
+    with pytest.raises(ConfigError, match="l is a folder") as caught:
+        learn("  model: {load_model: l}\n").plan()
+    assert "Errno" not in str(caught.value)
+
+
+def test_lightgbm_prints_nothing_unless_asked(
+    learn: Make, table: pl.DataFrame, capfd: pytest.CaptureFixture[str]
+) -> None:
+    installed("lightgbm")
+    text = f"  model: {{train: {{estimator: lightgbm.LGBMClassifier, target: up, {COLUMNS}, params: {{n_estimators: 20%s}}}}}}\n"
+    quiet = model(learn(text % "", table[:60]))
+    assert "LightGBM" not in "".join(capfd.readouterr())
+    said = model(learn(text % ", verbose: 1", table[:60]))
+    assert "LightGBM" in "".join(capfd.readouterr())
+    x = table.select("a", "b", "c", "d").to_numpy()
+    assert np.array_equal(quiet.chances(x), said.chances(x))

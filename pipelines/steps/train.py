@@ -277,13 +277,15 @@ def setup(step: Any, schema: Schema, problems: Problems, context: Context) -> Se
 
     chosen = None
     try:
-        chosen = choose(step.estimator, step.params, step.seed, step.method)
+        chosen = choose(step.estimator, step.params, step.seed, step.method, getattr(step, "grid", ()))
     except EstimatorError as error:
         path = error.path
         if len(path) == 2:
             problems.key(path[:1], path[1], error.message, error.remedy)
         else:
             problems.add(path, error.message, error.remedy)
+    if chosen and step.epochs > 1 and chosen.how != "partial_fit":
+        problems.add(("epochs",), f"{chosen.short} does not learn block by block: it has no `epochs` here", "remove it")
     features = next((value for value in context.values if isinstance(value, Features)), None)
     target = step.target
     if target is not None and problems.column(("target",), target, schema):
