@@ -74,6 +74,10 @@ class Features(Value):
     fit: object
     """How they are fitted: who tries on folds fits them anew without each."""
     lags: Lags | None = None
+    part: str | None = None
+    """Of a split table the rows that they are fitted on; None: all."""
+    on_all: bool = False
+    """Whether all rows were asked for."""
 
     def __str__(self) -> str:
         return f"features of {', '.join(self.inputs)}"

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -777,8 +778,6 @@ def test_more_scores_than_are_kept_move_an_area_by_little(monkeypatch: pytest.Mo
 
 
 def test_a_model_with_a_type_that_is_not_trusted_is_refused(learn: Make, project: Path, table: pl.DataFrame) -> None:
-    import zipfile
-
     from skops.io import dumps
 
     learn(f"  model: {{train: {{{LOGISTIC}}}}}\n  s: {{save_model: {{path: a.model, overwrite: true}}}}\n", table).run(
@@ -1274,8 +1273,6 @@ def test_whether_an_estimator_tells_chances_is_known_at_check_time(
 
 
 def test_a_damaged_model_is_an_issue(learn: Make, table: pl.DataFrame, project: Path) -> None:
-    import zipfile
-
     learn(f"  model: {{train: {{{LOGISTIC}}}}}\n  s: {{save_model: {{path: a.model, overwrite: true}}}}\n", table).run(
         "threads"
     )
@@ -1303,3 +1300,306 @@ def test_bytes_are_no_target(learn: Make, table: pl.DataFrame) -> None:
         learn(
             f"  model: {{train: {{estimator: sklearn.naive_bayes.GaussianNB, target: kind, {COLUMNS}}}}}\n", frame
         ).plan()
+
+
+LEAKS = "  parts: {{split: {{test: 0.5, by: id}}}}\n  seen: {{from: {}, features: {{scale: [a]{}}}}}\n  model: {{from: [{}, seen], {}}}\n"
+RIDGE = "train: {estimator: sklearn.linear_model.Ridge, target: size%s}"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        RIDGE % "",
+        "cross_validate: {estimator: sklearn.linear_model.Ridge, target: size}",
+        "search: {estimator: sklearn.linear_model.Ridge, target: size, grid: {alpha: [1, 2]}}",
+    ],
+)
+def test_features_are_fitted_on_the_rows_that_are_learnt_from(learn: Make, step: str) -> None:
+    with pytest.raises(ConfigError, match="the features were fitted on all rows, and this learns from the part train"):
+        learn(LEAKS.format("t", "", "parts", step)).plan()
+    learn(LEAKS.format("parts", "", "parts", step)).plan()
+    learn(LEAKS.format("t", ", part: all", "parts", step)).plan()
+    learn(LEAKS.format("t", "", "t", step)).plan()
+
+
+def test_who_learns_from_other_rows_than_the_features_says_so(learn: Make) -> None:
+    with pytest.raises(ConfigError, match="fitted on the part train, and this learns from all rows"):
+        learn(LEAKS.format("parts", "", "t", RIDGE % "")).plan()
+    learn(LEAKS.format("parts", "", "parts", RIDGE % ", part: all")).plan()
+
+
+def fitted(made: Pipeline) -> Any:
+    return model(made, "seen")
+
+
+def test_categories_are_in_the_order_of_their_type(learn: Make) -> None:
+    """Not in that of their texts."""
+    frame = pl.DataFrame(
+        {"n": [10, 2, 0, 1, 11] * 4, "f": [10.5, -2.0, -11.0, 0.0, 9.0] * 4, "e": ["low", "mid", "high", "low", "mid"] * 4}
+    ).with_columns(pl.col("e").cast(pl.Enum(["low", "mid", "high"])), c=pl.col("e").cast(pl.Categorical()))  # fmt: skip
+    steps = "  seen: {features: {ordinal: [n, f, e], one_hot: [n, c]}}\n"
+    for partitions in (1, 4):
+        found = fitted(learn(steps, frame, partitions))
+        assert found.categories["n"] == ("0", "1", "2", "10", "11")
+        assert found.categories["f"] == ("-11.0", "-2.0", "0.0", "9.0", "10.5")
+        assert found.categories["e"] == ("low", "mid", "high")
+        assert found.categories["c"] == ("high", "low", "mid")
+        assert found.names[3:8] == ("n=0", "n=1", "n=2", "n=10", "n=11")
+        x = found.apply(frame)
+        assert x[:5, 0].tolist() == [3, 2, 0, 1, 4]
+        assert x[:5, 2].tolist() == [0, 1, 2, 0, 1]
+        assert (x[:, 3:8].argmax(axis=1) == x[:, 0]).all()
+
+
+def test_bins_are_those_of_pandas(learn: Make) -> None:
+    """Where the quantile is between two numbers. Equal numbers are in one bin."""
+    import pandas as pd
+
+    rng = np.random.default_rng(3)
+    for values, count in (
+        ([1.0, 2.0, 3.0, 4.0], 2), ([0.0, 0.0, 1.0, 1.0], 2), ([0.0, 0.0, 0.0, 1.0], 2), (rng.permutation(60) * 1.0, 4), (rng.permutation(70) * 1.0, 7),
+    ):  # fmt: skip
+        frame = pl.DataFrame({"x": values})
+        found = fitted(learn(f"  seen: {{features: {{bins: {{x: {count}}}}}}}\n", frame, 2)).apply(frame)[:, 0]
+        assert found.tolist() == pd.qcut(frame["x"].to_numpy(), count, labels=False, duplicates="drop").tolist()
+    assert fitted(learn("  seen: {features: {bins: {x: 4}}}\n", pl.DataFrame({"x": [3.0] * 9}))).edges["x"] == ()
+
+
+BAD_FEATURES = {
+    "scale: [a, a]": "'a' stands here twice",
+    "keep: [a], scale: [a]": "'a' stands here twice",
+    "one_hot: [kind, kind]": "'kind' stands here twice",
+    "date_parts: {day: [month, month]}": "'month' stands here twice",
+    "keep: [a_bin], bins: {a: 3}": "there is a feature 'a_bin' already",
+    "bins: {a: 1}": "a column is cut into 2 to 1,000 bins",
+    "bins: {a: 1000000000}": "a column is cut into 2 to 1,000 bins",
+}
+
+
+@pytest.mark.parametrize("options", BAD_FEATURES)
+def test_bad_features_are_issues(learn: Make, table: pl.DataFrame, options: str) -> None:
+    frame = table.with_columns(a_bin=pl.col("a"), day=pl.col("id").cast(pl.Date))
+    with pytest.raises(ConfigError) as caught:
+        learn(f"  seen: {{features: {{{options}}}}}\n", frame).plan()
+    assert BAD_FEATURES[options] in str(caught.value)
+    assert len(caught.value.issues) == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("from: t, train: {estimator: sklearn.linear_model.Ridge, target: size, columns: [a, a]}", "'a' stands here twice"),
+        (f"from: t, cross_validate: {{{LOGISTIC}, by: [kind, kind]}}", "'kind' stands here twice"),
+        ("from: [t, model], predict: {column: p, probability: p}", "the prediction and its probability are both called 'p'"),
+        ("from: [t, model], predict: {probability: prediction}", "are both called 'prediction'"),
+        (f"from: parts, train: {{{LOGISTIC}, part: trian}}", "there is no part 'trian'"),
+        ("from: [parts, model], evaluate: {part: tset}", "did you mean 'test'?"),
+        ("from: parts, features: {scale: [a], part: alll}", "did you mean 'all'?"),
+    ],
+)  # fmt: skip
+def test_names_that_stand_twice_and_unknown_parts_are_issues(learn: Make, step: str, said: str) -> None:
+    steps = f"  parts: {{split: {{test: 0.5, by: id}}}}\n  model: {{from: t, train: {{{LOGISTIC}}}}}\n  s: {{{step}}}\n"
+    with pytest.raises(ConfigError) as caught:
+        learn(steps).plan()
+    assert said in str(caught.value)
+    assert len(caught.value.issues) == 1
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("scale: [inf]", "the column 'inf' is infinite in some of the rows to fit on"),
+        ("scale: [both]", "the column 'both' is infinite in some of the rows to fit on"),
+        ("scale: [none]", r"the column 'none' is missing \(NULL or NaN\) in all rows to fit on"),
+        ("keep: [none], impute: true", r"the column 'none' is missing \(NULL or NaN\) in all rows to fit on"),
+        ("one_hot: [blank]", r"the column 'blank' is missing \(NULL\) in all rows to fit on"),
+        ("one_hot: [kind], keep: ['kind=x']", "two features would have the name 'kind=x'"),
+    ],
+)
+def test_what_cannot_be_fitted_is_told(learn: Make, table: pl.DataFrame, options: str, said: str) -> None:
+    infinite = pl.lit(float("inf"))
+    frame = table.with_columns(
+        pl.when(pl.col("id") == 7).then(infinite).otherwise("a").alias("inf"),
+        pl.when(pl.col("id") < 9).then(pl.when(pl.col("id") < 5).then(infinite).otherwise(-infinite)).otherwise("a").alias("both"),
+        pl.lit(None, pl.Float64).alias("none"), pl.lit(None, pl.String).alias("blank"), pl.col("a").alias("kind=x"),
+    )  # fmt: skip
+    with pytest.raises(DataError, match=said):
+        fitted(learn(f"  seen: {{features: {{{options}}}}}\n", frame))
+
+
+def test_a_missing_date_is_imputed_too(learn: Make, table: pl.DataFrame) -> None:
+    frame = table.with_columns(day=pl.when(pl.col("id") % 3 > 0).then(pl.col("id").cast(pl.Date)))
+    steps = "  seen: {features: {date_parts: {day: [month, weekday]}, impute: true}}\n  model: {from: [t, seen], train: {estimator: sklearn.linear_model.Ridge, target: size}}\n"
+    x = fitted(learn(steps, frame)).apply(frame)
+    months = frame["day"].dt.month()
+    assert np.allclose(x[:, 0], months.cast(pl.Float64).fill_null(months.mean()).to_numpy())  # type: ignore[arg-type]
+    assert model(learn(steps, frame)).about["rows"] == 6000
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("LinearRegression", {}), ("LinearRegression", {"fit_intercept": False}), ("Ridge", {"alpha": 0.5})],
+)
+def test_weights_of_collinear_and_constant_columns_are_scikit_learns(
+    learn: Make, table: pl.DataFrame, name: str, params: dict[str, Any]
+) -> None:
+    from sklearn.linear_model import Ridge
+
+    frame = table.with_columns(
+        pl.lit(0.1).alias("constant"), pl.lit(1e9).alias("large"), sum=pl.col("a") + pl.col("b"), metres=pl.col("c") * 1000,
+        x=(pl.col("kind") == "x").cast(pl.Float64), y=(pl.col("kind") == "y").cast(pl.Float64), z=(pl.col("kind") == "z").cast(pl.Float64),
+    ).drop("large" if params else "d")  # fmt: skip
+    columns = [column for column in frame.columns if column not in ("id", "kind", "up", "size")]
+    x, y = frame.select(columns).to_numpy(), frame["size"].to_numpy()
+    options = f"target: size, columns: [{', '.join(columns)}], params: {json.dumps(params)}"
+    found = model(
+        learn(f"  model: {{train: {{estimator: sklearn.linear_model.{name}, {options}}}}}\n", frame)
+    ).estimator
+    wanted = (LinearRegression if name == "LinearRegression" else Ridge)(**params).fit(x, y)
+    assert np.allclose(found.coef_, wanted.coef_, rtol=1e-6, atol=1e-9)
+    assert np.allclose(found.predict(x), wanted.predict(x), rtol=1e-9, atol=1e-8)
+    constant = columns.index("constant")
+    assert params.get("fit_intercept") is False or found.coef_[constant] == 0
+
+
+@pytest.mark.parametrize("name", ["LogisticRegression", "LinearRegression", "PoissonRegression"])
+def test_dask_ml_takes_no_constant_column_and_no_negative_count(learn: Make, table: pl.DataFrame, name: str) -> None:
+    frame = table.with_columns(c=pl.lit(0.1), n=pl.col("size").floor().cast(pl.Int64))
+    target = "up" if name == "LogisticRegression" else "n"
+    options = f"estimator: dask_ml.linear_model.{name}, target: {target}"
+    with pytest.raises(DataError, match=f"{name} takes no constant columns: 'c' is 0.1 in all rows"):
+        learn(f"  model: {{train: {{{options}, columns: [a, c]}}}}\n", frame).run("threads")
+    with pytest.raises(DataError, match="takes no constant columns: 'kind=x' is 1 in all rows"):
+        learn(
+            f"  one: {{filter: kind = 'x'}}\n  seen: {{features: {{one_hot: kind, keep: a}}}}\n  model: {{from: [one, seen], train: {{{options}}}}}\n"
+        ).run("threads")
+    if name == "PoissonRegression":
+        with pytest.raises(DataError, match=r"PoissonRegression predicts counts, and the target is -\d+ in a row"):
+            learn(f"  model: {{train: {{{options}, columns: [a, b]}}}}\n").run("threads")
+
+
+def test_small_partitions_begin_clusters_together(learn: Make) -> None:
+    frame = pl.DataFrame({"a": [0.0, 0.1, 5.0, 5.1, 9.0, 9.1, 0.2, 5.2], "b": [0.0, 0.1, 0.0, 0.2, 0.1, 0.0, 0.1, 0.0]})
+    steps = "  model: {train: {estimator: sklearn.cluster.MiniBatchKMeans, params: {n_clusters: %d}}}\n"
+    found = model(learn(steps % 3, frame, partitions=4))
+    assert found.about["rows"] == 8
+    assert found.estimator.cluster_centers_.shape == (3, 2)
+    with pytest.raises(DataError, match="9 clusters are asked for, and there are only 8 different rows"):
+        learn(steps % 9, frame, partitions=4).run("threads")
+
+
+def test_no_rows_are_not_called_no_classes(learn: Make) -> None:
+    with pytest.raises(DataError, match="there are no rows to learn from"):
+        learn(f"  none: {{filter: id < 0}}\n  model: {{train: {{{LOGISTIC}}}}}\n").run("threads")
+
+
+def test_an_infinite_number_is_not_called_missing(learn: Make, table: pl.DataFrame) -> None:
+    text = f"  model: {{train: {{{LOGISTIC}}}}}\n"
+    for value, said in ((float("inf"), "infinite values: 'a' is infinite"), (None, r"missing values: 'a' is missing \(NULL or NaN\)")):  # fmt: skip
+        frame = table.with_columns(pl.when(pl.col("id") == 7).then(pl.lit(value)).otherwise("a").alias("a"))
+        with pytest.raises(DataError, match=f"LogisticRegression takes no {said} in 1 row of a partition"):
+            learn(text, frame).run("threads")
+
+
+def test_what_is_between_the_fields_of_a_trees_nodes_is_not_saved(table: pl.DataFrame) -> None:
+    """It is whatever was in memory, and the file is to have the same bytes each time."""
+    from skops.io import dumps
+
+    from pipelines.learning.model import _steady
+
+    x, y = table.select("a", "b").to_numpy(), table["up"].to_numpy()
+    forest = RandomForestClassifier(3, random_state=0, max_depth=4).fit(x, y)
+    found = set[bytes]()
+    for filling in (0, 255):
+        content = dumps(forest)
+        nodes = forest.estimators_[0].tree_.__getstate__()["nodes"]
+        gaps = np.ones(nodes.dtype.itemsize, dtype=bool)
+        for field, at, *_ in nodes.dtype.fields.values():
+            gaps[at : at + field.itemsize] = False
+        assert gaps.any()
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            parts = {name: file.read(name) for name in file.namelist()}
+        for name, part in parts.items():
+            if b"left_child" in part[:200]:
+                head, rows = 10 + int.from_bytes(part[8:10], "little"), bytearray(part)
+                body = np.frombuffer(rows, "uint8")[head:].reshape(-1, len(gaps))
+                body[:, gaps] = filling
+                parts[name] = bytes(rows)
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as file:
+            for name, part in parts.items():
+                file.writestr(name, part)
+        found.add(_steady(out.getvalue()))
+    assert len(found) == 1
+    import skops.io
+
+    [saved] = found
+    again = skops.io.loads(saved, trusted=skops.io.get_untrusted_types(data=saved))
+    assert np.array_equal(again.predict_proba(x), forest.predict_proba(x))
+
+
+@pytest.mark.filterwarnings("error:constrained_layout")
+@pytest.mark.parametrize(
+    "labels", [("$x", r"$\frac$"), ("a_b", "c^d"), ("x" * 3000, "x" * 2999), ("a\nb", "c\x01"), ("a--b-->", "<&>")]
+)
+def test_plots_take_any_label(labels: tuple[str, str]) -> None:
+    from xml.dom.minidom import parseString
+
+    from pipelines.learning.plots import drawn
+
+    for name, data in (("confusion", (np.ones((2, 2), int), labels)), ("importance", dict.fromkeys(labels, 1.0))):
+        parseString(drawn(name, data))
+
+
+def test_labels_that_are_cut_alike_keep_their_bars() -> None:
+    from pipelines.learning.plots import drawn
+
+    one, two = ({f"{'x' * 50}{mid}{'y' * 50}": value for mid, value in found} for found in ([("a", 1.0)], [("a", 1.0), ("b", 2.0)]))  # fmt: skip
+    assert drawn("importance", two).count(b'id="patch_') == drawn("importance", one).count(b'id="patch_') + 1
+
+
+KNOWN_AT_CHECK = {
+    "sklearn.pipeline.Pipeline, params: {steps: [a]}": "Pipeline refuses its parameters: ",
+    "sklearn.linear_model.SGDClassifier, params: {early_stopping: true}": "or add `method: one_worker`",
+    "sklearn.linear_model.SGDClassifier, params: {class_weight: balanced}": "or add `method: one_worker`",
+    "sklearn.linear_model.LogisticRegression, params: {penalty: l1}": "add `solver: saga`",
+    "sklearn.linear_model.LogisticRegression, params: {penalty: null, solver: liblinear}": "has no penalty null with the solver liblinear",
+    "sklearn.linear_model.LogisticRegression, epochs: 5": "it has no `epochs` here",
+    "sklearn.linear_model.SGDClassifier, method: one_worker, epochs: 5": "it has no `epochs` here",
+}
+
+
+@pytest.mark.parametrize("options", KNOWN_AT_CHECK)
+def test_what_an_estimator_refuses_is_known_before_a_run(learn: Make, options: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        learn(f"  model: {{train: {{target: up, {COLUMNS}, estimator: {options}}}}}\n").plan()
+    assert KNOWN_AT_CHECK[options] in str(caught.value)
+    assert len(caught.value.issues) == 1
+
+
+def test_a_search_over_solvers_is_checked_trial_by_trial(learn: Make) -> None:
+    text = f"  model: {{search: {{{LOGISTIC}, params: {{penalty: l1}}, grid: {{solver: [liblinear, %s]}}}}}}\n"
+    learn(text % "saga").plan()
+    with pytest.raises(ConfigError, match="no penalty l1 with the solver lbfgs"):
+        learn(text % "lbfgs").plan()
+
+
+def test_a_folder_is_no_model(learn: Make, project: Path) -> None:
+    (project / "l").mkdir()
+    with pytest.raises(ConfigError, match="l is a folder") as caught:
+        learn("  model: {load_model: l}\n").plan()
+    assert "Errno" not in str(caught.value)
+
+
+def test_lightgbm_prints_nothing_unless_asked(
+    learn: Make, table: pl.DataFrame, capfd: pytest.CaptureFixture[str]
+) -> None:
+    installed("lightgbm")
+    text = f"  model: {{train: {{estimator: lightgbm.LGBMClassifier, target: up, {COLUMNS}, params: {{n_estimators: 20%s}}}}}}\n"
+    quiet = model(learn(text % "", table[:60]))
+    assert "LightGBM" not in "".join(capfd.readouterr())
+    said = model(learn(text % ", verbose: 1", table[:60]))
+    assert "LightGBM" in "".join(capfd.readouterr())
+    x = table.select("a", "b", "c", "d").to_numpy()
+    assert np.array_equal(quiet.chances(x), said.chances(x))

@@ -41,6 +41,8 @@ class Held:
     fold: Any
     labels: tuple[Any, ...] | None = None
     """Of classes the block's own, in order: y counts in them until all blocks' are known."""
+    names: tuple[str, ...] = ()
+    """Of the features, for errors."""
 
     def coded(self, classes: Sequence[Any]) -> Held:
         """With y counted in the classes of all blocks."""
@@ -212,12 +214,13 @@ class Made:
         one_thread()
         frame = self.rows(unparked(given))
         x = matrix(frame, features, self.columns, self.dtype)
+        names = features.names if features else self.columns
         if not self.takes_missing:
-            complete(x, features.names if features else self.columns, self.who)
+            complete(x, names, self.who)
         labels = self.target.classes(frame) if self.target is not None and self.target.is_class else None
         y = None if self.target is None else self.target.encoded(frame, labels)
         fold = None if self.folds is None else self.folds(frame, cuts)
-        return Held(self.kept(x), y, fold, None if labels is None else tuple(labels))
+        return Held(self.kept(x), y, fold, None if labels is None else tuple(labels), names)
 
     def kept(self, x: Any) -> Any:
         if self.room is None or not self.room.folder:
@@ -246,14 +249,14 @@ def complete(x: Any, names: Sequence[str], who: str) -> None:
     if not bad.any():
         return
     column = int(bad.any(axis=0).argmax())
-    nan, count = np.isnan(x[:, column]), int(bad[:, column].sum())
-    what = "missing (NULL or NaN)" if nan.any() else "infinite"
-    remedy = (
-        "fill them before (step `fill`), or `impute` them in `features`" if nan.any() else "mend them with `derive`"
-    )
-    raise DataError(
-        Issue(f"{who} takes no missing values: {names[column]!r} is {what} in {count:,} rows of a partition", remedy)
-    )
+    missing = int(np.isnan(x[:, column]).sum())
+    count = missing or int(bad[:, column].sum())
+    which, what, remedy = "infinite", "infinite", "mend them with `derive`"
+    if missing:
+        which, what = "missing", "missing (NULL or NaN)"
+        remedy = "fill them before (step `fill`), or `impute` them in `features`"
+    where = f"{names[column]!r} is {what} in {count:,} row{'s' * (count != 1)} of a partition"
+    raise DataError(Issue(f"{who} takes no {which} values: {where}", remedy))
 
 
 def one_thread() -> None:

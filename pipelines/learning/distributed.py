@@ -27,14 +27,22 @@ class OnDask(Whole):
         import warnings
 
         one_thread()
-        counts, labels = list[int](), list[Any]()
+        short, becomes = self.chosen.short, KNOWN[self.chosen.name].becomes
+        counts, labels, ranges = list[int](), list[Any](), list[Any]()
         for block in blocks:
             x, y = block.chosen(self.fold)
             counts.append(len(x))
             labels.append(None if y is None else np.unique(y))
+            if len(x) and becomes and y is not None:
+                ranges.append((x.min(axis=0), x.max(axis=0)))
         if not sum(counts):
             raise no_rows(self.fold)
-        short, becomes = self.chosen.short, KNOWN[self.chosen.name].becomes
+        if ranges:
+            self.varied(ranges, blocks[0].names)
+        lowest = min((each[0] for each in labels if each is not None and len(each)), default=0)
+        if becomes.endswith("PoissonRegressor") and lowest < 0:
+            remedy = "leave those rows out before with `filter`, or take a regressor"
+            raise DataError(Issue(f"{short} predicts counts, and the target is {lowest:g} in a row", remedy))
         if classes is not None and (len(classes) < 2 or (becomes and len(classes) > 2)):
             what = f"{short} runs on Dask arrays for two classes" if len(classes) > 2 else "a classifier needs two"
             said = f"the target has {len(classes)}: {', '.join(map(repr, classes[:5]))}"
@@ -47,6 +55,15 @@ class OnDask(Whole):
             else:
                 estimator = guarded(short, self.boosted, blocks, counts, seen, classes)
         return Fitted(estimator, sum(counts), seen=seen)
+
+    def varied(self, ranges: Sequence[Any], names: Sequence[str]) -> None:
+        """Raises DataError for a constant column: dask-ml divides by the columns' spreads, and takes one of 0 for its intercept."""
+        low = np.min([each[0] for each in ranges], axis=0)
+        high = np.max([each[1] for each in ranges], axis=0)
+        if (low == high).any():
+            at = int((low == high).argmax())
+            what = f"{self.chosen.short} takes no constant columns: {names[at]!r} is {low[at]:g} in all rows"
+            raise DataError(Issue(what, "leave it out"))
 
     def arrays(
         self, blocks: Sequence[Any], counts: Sequence[int], width: int, dtype: Any, seen: Any = None

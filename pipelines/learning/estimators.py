@@ -6,13 +6,14 @@ import difflib
 import functools
 import importlib.util
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.errors import DataError, Issue, did_you_mean
 from pipelines.versions import version
 
+Task = Literal["classification", "regression", "clustering"]
 How = Literal["newton", "least_squares", "lloyd", "partial_fit", "one_worker", "dask"]
 WORDS: Mapping[How, str] = {
     "newton": "block-wise (Newton steps)",
@@ -43,9 +44,16 @@ class Known:
 _BOOSTED = "data that fits one worker, or `method: distributed`"
 _STANDARDIZED = "a penalty is on standardized columns and the intercept, unlike scikit-learn's"
 _ANY = None
+_LOGISTIC = "sklearn.linear_model.LogisticRegression"
+_SOLVERS: Mapping[str | None, tuple[str, ...]] = {
+    "l1": ("liblinear", "saga"),
+    "elasticnet": ("saga",),
+    None: ("newton-cg", "newton-cholesky", "sag", "saga", "lbfgs"),
+}
+"""Of its penalties those that not every solver has."""
 _IGNORED = {"random_state": _ANY, "n_jobs": _ANY, "verbose": _ANY, "copy_X": _ANY}
 KNOWN: Mapping[str, Known] = {
-    "sklearn.linear_model.LogisticRegression": Known(
+    _LOGISTIC: Known(
         "newton",
         {
             **_IGNORED,
@@ -163,7 +171,7 @@ class Chosen:
 
     name: str
     params: tuple[tuple[str, Any], ...]
-    task: Literal["classification", "regression", "clustering"]
+    task: Task
     how: How
     missing: bool
     chances: bool
@@ -229,10 +237,11 @@ def _alternative(cls: str) -> str:
     return next((name for name in KNOWN if name.endswith("." + cls)), "see `pipelines steps train`")
 
 
-def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chosen:
-    """The estimator of that dotted name. Raises EstimatorError for what can be known without data."""
+def choose(name: str, params: Mapping[str, Any], seed: int, method: str, searched: Collection[str] = ()) -> Chosen:
+    """The estimator of that dotted name. Raises EstimatorError for what can be known without data; `searched`: the parameters
+    that will have other values."""
     try:
-        import sklearn.base
+        import sklearn.base  # noqa: F401
     except ModuleNotFoundError:
         raise EstimatorError("scikit-learn is not installed", INSTALL) from None
     if "." not in name or not all(each.isidentifier() for each in name.split(".")):
@@ -254,6 +263,8 @@ def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chos
     given = dict(params)
     if "random_state" in known_params and "random_state" not in given:
         given["random_state"] = seed
+    if name.startswith("lightgbm.") and not {"verbose", "verbosity"} & given.keys():
+        given["verbosity"] = -1  # else it prints a line for each tree that stops to grow
     try:
         made: Any = cls(**given)
     except Exception as error:
@@ -271,19 +282,20 @@ def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chos
                 ("params", found) if found else ("params",),
             ) from None
     known = KNOWN.get(name)
-    task: Literal["classification", "regression", "clustering"]
-    told = estimator_class(known.becomes)() if known and known.becomes else made
-    if sklearn.base.is_classifier(told):
-        task = "classification"
-    elif sklearn.base.is_regressor(told):
-        task = "regression"
-    elif sklearn.base.is_clusterer(told) and hasattr(told, "predict"):
-        task = "clustering"
-    else:
+    try:
+        task, in_parts, missing, chances = _asked(made, known)
+    except Exception as error:  # of one that is made of others, as a Pipeline
+        what = f"{name} refuses its parameters: {type(error).__name__}: {error}"
+        raise EstimatorError(what, "look at its documentation", ("params",)) from None
+    if task is None:
         raise EstimatorError(
             f"{name} neither classifies, nor predicts numbers, nor clusters with `predict`",
             "see `pipelines steps train`",
         )
+    penalty, solver = given.get("penalty", "l2"), given.get("solver", "lbfgs")
+    if name == _LOGISTIC and not {"penalty", "solver"} & {*searched} and solver not in _SOLVERS.get(penalty, (solver,)):
+        what = f"LogisticRegression has no penalty {penalty or 'null'} with the solver {solver}"
+        raise EstimatorError(what, f"add `solver: {_SOLVERS[penalty][-1]}`", ("params", "penalty"))
     how: How = "one_worker"
     if method == "distributed" and (known is None or not (known.distributed or known.how == "dask")):
         raise EstimatorError(
@@ -304,15 +316,19 @@ def choose(name: str, params: Mapping[str, Any], seed: int, method: str) -> Chos
                 )
             how = "one_worker"
     elif method == "block_wise":
-        how = "partial_fit" if hasattr(made, "partial_fit") else "one_worker"
+        how = "partial_fit" if in_parts else "one_worker"
     if method == "block_wise" and how == "one_worker":
         raise EstimatorError(
             f"{name} cannot be fitted block by block", "leave `method` out: it runs on one worker", ("method",)
         )
+    for param, value in (("early_stopping", True), ("class_weight", "balanced")):
+        if how == "partial_fit" and given.get(param) == value:  # they need all rows
+            raise EstimatorError(
+                f"{name} runs block by block, and cannot with `{param}: {str(value).lower()}`",
+                "leave it out, or add `method: one_worker`",
+                ("params", param),
+            )
     versions = tuple((package, version(package)) for package in packages(name))
-    tags = getattr(made, "__sklearn_tags__", None)
-    missing = known.missing if known else bool(tags and tags().input_tags.allow_nan)
-    chances = task == "classification" and hasattr(told, "predict_proba")
     return Chosen(name, tuple(given.items()), task, how, missing, chances, versions)
 
 
@@ -320,6 +336,24 @@ def packages(name: str) -> tuple[str, ...]:
     """Those that an estimator computes by."""
     module = name.partition(".")[0]
     return tuple(sorted({"scikit-learn", "numpy", _PACKAGES.get(module, module)}))
+
+
+def _asked(made: Any, known: Known | None) -> tuple[Task | None, bool, bool, bool]:
+    """What it is for, and whether it has `partial_fit`, takes missing values, and tells probabilities."""
+    import sklearn.base
+
+    told = estimator_class(known.becomes)() if known and known.becomes else made
+    task: Task | None = None
+    if sklearn.base.is_classifier(told):
+        task = "classification"
+    elif sklearn.base.is_regressor(told):
+        task = "regression"
+    elif sklearn.base.is_clusterer(told) and hasattr(told, "predict"):
+        task = "clustering"
+    tags = getattr(made, "__sklearn_tags__", None)
+    missing = known.missing if known else bool(tags and tags().input_tags.allow_nan)
+    chances = task == "classification" and hasattr(told, "predict_proba")
+    return task, hasattr(made, "partial_fit"), missing, chances
 
 
 def _same(only: Mapping[str, Any], param: str, value: Any) -> bool:

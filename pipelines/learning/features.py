@@ -30,7 +30,7 @@ class Asked:
     ordinal: tuple[str, ...] = ()
     date_parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     impute: bool = False
-    """Whether a missing number becomes the column's mean."""
+    """Whether a missing number, or part of a date, becomes the column's mean."""
     lags: Lags | None = None
     """Their columns are under `keep` and `scale`."""
 
@@ -47,7 +47,8 @@ class State:
 
     rows: int
     moments: Mapping[str, tuple[int, float, float]]
-    categories: Mapping[str, Sequence[Any]]
+    categories: Mapping[str, pl.DataFrame]
+    """`text`, by which it is known, and `value`, by which it is in order."""
     points: Mapping[str, tuple[Any, Any]]
 
 
@@ -84,7 +85,10 @@ class Transform:
             found += [(codes == i).astype("float64") for i in range(len(self.categories[name]))]
         for name, parts in asked.date_parts.items():
             for part in parts:
-                found.append(getattr(frame[name].dt, part)().cast(pl.Float64).to_numpy())
+                values = _part(frame, name, part)
+                if asked.impute:  # a file of an earlier version knows no such means
+                    values = np.where(np.isnan(values), self.means.get(_mean_of(name, part), np.nan), values)
+                found.append(values)
         return np.column_stack(found) if found else np.empty((len(frame), 0))
 
     def number(self, frame: pl.DataFrame, name: str) -> Any:
@@ -158,10 +162,10 @@ class Fit:
         moments, points = dict[str, tuple[int, float, float]](), dict[str, tuple[Any, Any]]()
         numbers = (*asked.scale, *((*asked.keep, *asked.bins) if asked.impute else ()))
         for name in dict.fromkeys(numbers):
-            values = frame[name].cast(pl.Float64).to_numpy()
-            values = values[~np.isnan(values)]
-            mean = float(values.mean()) if len(values) else 0.0
-            moments[name] = (len(values), mean, float(np.square(values - mean).sum()))
+            moments[name] = _moments(frame[name].cast(pl.Float64).to_numpy())
+        for name, parts in asked.date_parts.items() if asked.impute else ():
+            for part in parts:
+                moments[_mean_of(name, part)] = _moments(_part(frame, name, part))
         for name in asked.bins:
             values = frame[name].cast(pl.Float64).to_numpy()
             values = np.sort(values[~np.isnan(values)])
@@ -170,10 +174,7 @@ class Fit:
                 points[name] = (chosen, np.full(_POINTS, len(values) / _POINTS))
             else:
                 points[name] = (values, np.ones(len(values)))
-        categories = {
-            name: frame[name].cast(pl.String).drop_nulls().unique().sort().to_list()
-            for name in (*asked.one_hot, *asked.ordinal)
-        }
+        categories = {name: _categories(frame[name]) for name in (*asked.one_hot, *asked.ordinal)}
         return State(len(frame), moments, categories, points)
 
     def final(self, states: Sequence[State]) -> Transform:
@@ -193,7 +194,13 @@ class Fit:
                     squares += s + delta * delta * count * n / (count + n)
                     mean += delta * n / (count + n)
                     count += n
-            means[name], spreads[name] = mean, (squares / count) ** 0.5 if count else 0.0
+            if not count:
+                what = f"the column {name!r} is missing (NULL or NaN) in all rows to fit on: it has no mean"
+                raise DataError(Issue(what, "leave it out"))
+            if not np.isfinite(mean):
+                what = f"the column {name!r} is infinite in some of the rows to fit on: it has no mean"
+                raise DataError(Issue(what, "mend them with `derive`, or leave the column out"))
+            means[name], spreads[name] = mean, (squares / count) ** 0.5
             if name in asked.scale and not spreads[name] > 1e-12 * abs(mean):
                 raise DataError(
                     Issue(
@@ -202,11 +209,14 @@ class Fit:
                     )
                 )
         edges = {name: _edges([state.points[name] for state in states], count) for name, count in asked.bins.items()}
-        categories = {
-            name: tuple(sorted({each for state in states for each in state.categories[name]}))
-            for name in states[0].categories
-        }
+        categories = dict[str, tuple[Any, ...]]()
+        for name in states[0].categories:
+            seen = pl.concat([state.categories[name] for state in states]).unique("text")
+            categories[name] = tuple(seen.sort("value", "text")["text"])
         for name, found in categories.items():
+            if not found:
+                what = f"the column {name!r} is missing (NULL) in all rows to fit on: it has no categories"
+                raise DataError(Issue(what, "leave it out"))
             if len(found) > MOST_CATEGORIES and name in asked.one_hot:
                 raise DataError(
                     Issue(
@@ -222,7 +232,32 @@ class Fit:
         ]
         names += [f"{name}={each}" for name in asked.one_hot for each in categories[name]]
         names += [f"{name}_{part}" for name, parts in asked.date_parts.items() for part in parts]
+        if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+            raise DataError(Issue(f"two features would have the name {twice!r}", "rename a column before"))
         return Transform(asked, self.inputs, tuple(names), means, spreads, edges, categories, rows)
+
+
+def _moments(values: Any) -> tuple[int, float, float]:
+    values = values[~np.isnan(values)]
+    with np.errstate(invalid="ignore"):  # of infinite numbers, which `final` refuses
+        mean = float(values.mean()) if len(values) else 0.0
+        return len(values), mean, float(np.square(values - mean).sum())
+
+
+def _part(frame: pl.DataFrame, name: str, part: str) -> Any:
+    return getattr(frame[name].dt, part)().cast(pl.Float64).to_numpy()
+
+
+def _mean_of(name: str, part: str) -> str:
+    return f"{part} of {name}"
+
+
+def _categories(values: pl.Series) -> pl.DataFrame:
+    """In their own type they are in order: numbers by size, those of an enum as it lists them."""
+    known = values.drop_nulls()
+    text = known.cast(pl.String)
+    ordered = text if isinstance(known.dtype, pl.Categorical) else known
+    return pl.DataFrame({"text": text, "value": ordered}).unique("text")
 
 
 def _as(values: pl.Series, fitted: pl.DataType) -> pl.Series:
@@ -235,12 +270,13 @@ def _as(values: pl.Series, fitted: pl.DataType) -> pl.Series:
 
 
 def _edges(found: Sequence[tuple[Any, Any]], count: int) -> tuple[float, ...]:
-    """Quantiles of the points."""
+    """Where bins begin: at the smallest value with more than 1/count, 2/count, ... of the rows at or below it."""
     values = np.concatenate([each[0] for each in found])
     weights = np.concatenate([each[1] for each in found])
     order = np.argsort(values, kind="stable")
     values, below = values[order], np.cumsum(weights[order])
     if not len(values):
         return ()
-    at = np.searchsorted(below, below[-1] * np.arange(1, count) / count)
-    return tuple(np.unique(values[np.minimum(at, len(values) - 1)]).tolist())
+    at = np.searchsorted(below, below[-1] * np.arange(1, count) / count, side="right")
+    edges = np.unique(values[np.minimum(at, len(values) - 1)])
+    return tuple(edges[edges > values[0]].tolist())  # below the smallest there would be an empty bin

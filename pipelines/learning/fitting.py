@@ -183,6 +183,11 @@ def no_rows(fold: int | None) -> DataError:
     return DataError(Issue(what, remedy))
 
 
+def few_rows(clusters: int, different: int) -> DataError:
+    what = f"{clusters} clusters are asked for, and there are only {different} different rows"
+    return DataError(Issue(what, "ask for fewer"))
+
+
 def one_class(found: Sequence[Any], fold: int | None = None) -> DataError:
     what, remedy = f"the target has one class only: {', '.join(map(repr, found))}", "a classifier needs two"
     if fold is not None:
@@ -241,6 +246,8 @@ class Newton:
     fold: int | None
 
     def start(self, classes: Sequence[Any]) -> NewtonState:
+        if not classes:
+            raise no_rows(self.fold)
         if len(classes) != 2:
             remedy = "leave no other value out" if len(classes) < 2 else "for more classes: method: one_worker"
             raise DataError(
@@ -358,13 +365,26 @@ class LeastSquares:
             raise no_rows(self.fold)
         if not self.intercept:
             products = products + rows * np.outer(mean, mean)
+        spreads = np.sqrt(np.diag(products)[:-1] / rows)
+        varies = spreads > (1e-12 * np.abs(mean[:-1]) if self.intercept else 0)  # what a constant has is rounding
         gram, right = products[:-1, :-1] + self.alpha * np.eye(len(mean) - 1), products[:-1, -1]
-        scale = np.sqrt(np.maximum(np.diag(gram), 1e-300))
-        weights = np.linalg.lstsq(gram / np.outer(scale, scale), right / scale, rcond=None)[0] / scale
+        weights = np.zeros(len(right))
+        weights[varies] = _shortest(gram[np.ix_(varies, varies)], right[varies])
         made = chosen.made()
         made.coef_, made.n_features_in_ = weights, len(weights)
         made.intercept_ = float(mean[-1] - mean[:-1] @ weights) if self.intercept else 0.0
         return Fitted(made, rows, 1)
+
+
+def _shortest(gram: Any, right: Any) -> Any:
+    """Of all weights that solve the normal equations the shortest, as scikit-learn's: of collinear columns there are many.
+    Columns are scaled to find which those are, so that it does not depend on their units."""
+    scale = np.sqrt(np.diag(gram))
+    values, vectors = np.linalg.eigh(gram / np.outer(scale, scale))
+    kept = values > 64 * np.finfo("float64").eps * values[-1:]
+    weights = vectors[:, kept] @ (vectors[:, kept].T @ (right / scale) / values[kept]) / scale
+    free, _ = np.linalg.qr(vectors[:, ~kept] / scale[:, None])  # directions that change no prediction
+    return weights - free @ (free.T @ weights)
 
 
 # k-means
@@ -403,13 +423,8 @@ class Lloyd:
 
         one_thread()
         rows = np.concatenate(samples)
-        if len(np.unique(rows, axis=0)) < self.clusters:
-            raise DataError(
-                Issue(
-                    f"{self.clusters} clusters are asked for, and there are only {len(np.unique(rows, axis=0))} different rows",
-                    "ask for fewer",
-                )
-            )
+        if (different := len(np.unique(rows, axis=0))) < self.clusters:
+            raise few_rows(self.clusters, different)
         first = KMeans(self.clusters, n_init=10, random_state=self.seed, tol=self.tol).fit(rows)
         return LloydState(first.cluster_centers_, float(self.tol * rows.var(axis=0).mean()))
 
@@ -452,33 +467,53 @@ class Lloyd:
 
 
 @dataclass(frozen=True)
+class ChainState:
+    estimator: Any
+    classes: Any
+    rows: int = 0
+    waiting: Any = None
+    """Rows that are too few to begin with."""
+
+
+@dataclass(frozen=True)
 class Chain:
     """`partial_fit` on one block after another."""
 
     chosen: Chosen
     fold: int | None
 
-    def start(self, classes: Sequence[Any] | None) -> tuple[Any, Any, int]:
+    def start(self, classes: Sequence[Any] | None) -> ChainState:
         if classes is not None and len(classes) < 2:
             raise one_class(classes)
-        return self.chosen.made_for(classes), None if classes is None else np.arange(len(classes)), 0
+        return ChainState(self.chosen.made_for(classes), None if classes is None else np.arange(len(classes)))
 
-    def step(self, state: tuple[Any, Any, int], block: Held) -> tuple[Any, Any, int]:
+    def step(self, state: ChainState, block: Held) -> ChainState:
         one_thread()
-        estimator, classes, rows = state
         x, y = block.chosen(self.fold)
         if not len(x):
             return state
-        estimator = copy.deepcopy(estimator)
-        given = [np.asarray(x)] if self.chosen.task == "clustering" else [np.asarray(x), y]
-        more = {} if classes is None else {"classes": classes}
+        x = np.asarray(x)
+        if self.chosen.task == "clustering":
+            x = x if state.waiting is None else np.concatenate([state.waiting, x])
+            if not state.rows and len(x) < self.clusters(state.estimator):
+                return replace(state, waiting=x)
+        estimator = copy.deepcopy(state.estimator)
+        given = [x] if self.chosen.task == "clustering" else [x, y]
+        more = {} if state.classes is None else {"classes": state.classes}
         guarded(self.chosen.short, estimator.partial_fit, *given, **more)
-        return estimator, classes, rows + len(x)
+        return replace(state, estimator=estimator, rows=state.rows + len(x), waiting=None)
 
-    def fitted(self, state: tuple[Any, Any, int]) -> Fitted:
-        if not state[2]:
+    def clusters(self, estimator: Any) -> int:
+        """So many rows at least begin it, however few there are in a partition."""
+        count = estimator.get_params().get("n_clusters")
+        return count if isinstance(count, int) else 0
+
+    def fitted(self, state: ChainState) -> Fitted:
+        if state.waiting is not None:
+            raise few_rows(self.clusters(state.estimator), len(np.unique(state.waiting, axis=0)))
+        if not state.rows:
             raise no_rows(self.fold)
-        return Fitted(state[0], state[2])
+        return Fitted(state.estimator, state.rows)
 
 
 # On one worker

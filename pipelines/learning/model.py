@@ -190,7 +190,23 @@ def _steady(content: bytes) -> bytes:
                 walk(each)
 
     walk(schema)
-    return _zipped({"schema.json": json.dumps(schema).encode()} | {now: parts[before] for before, now in files.items()})
+    return _zipped(
+        {"schema.json": json.dumps(schema).encode()} | {now: _unpadded(parts[before]) for before, now in files.items()}
+    )
+
+
+def _unpadded(content: bytes) -> bytes:
+    """An array of records, as a tree's nodes, with zeros between its fields: there is what was in memory before."""
+    if not content.startswith(b"\x93NUMPY"):
+        return content
+    found = np.load(io.BytesIO(content), allow_pickle=False)
+    if found.dtype.names is None:
+        return content
+    made, out = np.zeros(found.shape, found.dtype), io.BytesIO()  # zeros_like leaves the gaps as they are
+    for name in found.dtype.names:
+        made[name] = found[name]
+    np.save(out, made, allow_pickle=False)
+    return out.getvalue()
 
 
 def read_manifest(path: Path | BinaryIO) -> dict[str, Any]:

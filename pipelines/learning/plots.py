@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+_LONGEST = 32
 _BLUE, _GREY, _RED = "#0969da", "#818b98", "#cf222e"
 
 
@@ -15,7 +16,13 @@ def drawn(name: str, data: Any) -> bytes:
     import matplotlib
 
     with matplotlib.rc_context(
-        {"svg.hashsalt": name, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+        {
+            "svg.hashsalt": name,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "text.parse_math": False,  # labels are the data's: a $ in one is a $
+        }
     ):
         from matplotlib.figure import Figure
 
@@ -28,8 +35,14 @@ def drawn(name: str, data: Any) -> bytes:
         return out.getvalue()
 
 
+def _label(text: str) -> str:
+    """In one line that leaves room for the plot, without characters that an SVG file cannot have."""
+    text = "".join(each if each.isprintable() else " " for each in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 11]}…{text[-10:]}"
+
+
 def _confusion(axes: Any, data: Any) -> None:
-    counts, names = data
+    counts, names = data[0], [_label(each) for each in data[1]]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i in range(len(names)):
@@ -81,8 +94,10 @@ def _residuals(axes: Any, data: Any) -> None:
 
 def _importance(axes: Any, data: Any) -> None:
     found = sorted(data.items(), key=lambda pair: pair[1])[-25:]
-    axes.barh([name for name, _ in found], [value for _, value in found], color=_BLUE)
+    axes.barh(range(len(found)), [value for _, value in found], color=_BLUE)
     axes.set(
+        yticks=range(len(found)),
+        yticklabels=[_label(name) for name, _ in found],
         xlabel="size of the coefficient, or importance",
         title="Features" + (f": the first 25 of {len(data)}" if len(data) > 25 else ""),
     )

@@ -42,6 +42,8 @@ def folded(step: Any, schema: Schema, problems: Problems, context: Context) -> S
     for i, name in enumerate(step.by or ()):
         if problems.column(("by", i), name, schema) and schema[name].is_nested():
             problems.add(("by", i), f"{dtype_name(schema[name])} cannot decide", "choose another column")
+        if name in step.by[:i]:
+            problems.add(("by", i), f"{name!r} stands here twice", "remove one")
     if step.time is not None and problems.column(("time",), step.time, schema):
         dtype = schema[step.time]
         if not (dtype.is_numeric() or dtype in (pl.Date, pl.Time) or isinstance(dtype, pl.Datetime)):

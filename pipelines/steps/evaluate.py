@@ -75,8 +75,8 @@ class Evaluate(Step):
     """Evaluate a model on a table with the true values: metrics, and plots in the run's folder, under the step's name.
 
     Of classes: accuracy beside the base rate (the share of the most frequent class), balanced accuracy, precision, recall and F1 (of
-    two classes those of the second, else the mean over classes), log loss, Brier score, areas under the ROC and the
-    precision-recall curve; plots of both and of the confusion matrix. Of numbers: R2, mean absolute and squared errors, explained
+    two classes those of the second, else the mean over classes), log loss and a plot of the confusion matrix; of two classes also the
+    Brier score, the areas under the ROC and the precision-recall curve, and plots of both. Of numbers: R2, mean absolute and squared errors, explained
     variance; a plot of residuals. And the features' weights, where the estimator tells them.
 
     Of a table that was split (see `split`), the rows of `test` are looked at, else all.

@@ -16,6 +16,8 @@ from pipelines.types import Schema, alike, dtype_name
 from pipelines.values import Features, Lags, Model, Value
 from pipelines.work import Builder, Ref, Work
 
+_MOST_BINS = 1000
+
 
 def part_of(asked: str | None, default: str, schema: Schema, problems: Problems) -> str | None:
     """The part of the rows that is meant: what is asked for, else the default where the table was split."""
@@ -27,6 +29,8 @@ def part_of(asked: str | None, default: str, schema: Schema, problems: Problems)
         problems.add(
             ("part",), f"the table has no column {PART!r} of parts", "put a `split` before, or leave `part` out"
         )
+    if asked is not None and isinstance(dtype, pl.Enum) and asked not in (known := dtype.categories.to_list()):
+        problems.add(("part",), f"there is no part {asked!r}", did_you_mean(asked, [*known, "all"]))
     return (asked or default) if split else None
 
 
@@ -104,8 +108,9 @@ class FeaturesStep(Step):
     """Fit features: what a model sees of a table's columns. They are fitted on the training part alone, and kept with the model.
 
     `scale` makes mean 0 and standard deviation 1; `one_hot` a column of 0 and 1 for each category; `ordinal` the category's number
-    in order (-1 for one not seen); `bins` the number of the quantile's bin; `date_parts` parts of a date as numbers; `keep` the
-    number as it is. `lags` are the column's number so many rows before, in the order of `order_by`, among rows that are equal in `by`:
+    in order (-1 for one not seen): numbers by size, texts by their letters, those of an enum as it lists them; `bins` the number of
+    the quantile's bin, from 0: bin i of n begins at the smallest number with more than i/n of the rows at or below it, so that equal
+    numbers are in one bin and there may be fewer than n; `date_parts` parts of a date as numbers; `keep` the number as it is. `lags` are the column's number so many rows before, in the order of `order_by`, among rows that are equal in `by`:
     scaled where the column is under `scale`, missing at the beginning of each group. They are computed of any table that the features
     or their model are used on, so that a table to predict needs the rows before too. What else other rows decide, `window` computes.
 
@@ -113,6 +118,7 @@ class FeaturesStep(Step):
     """
 
     kind = "features"
+    version = 2
     gives = "features"
     example: ClassVar[str] = (
         "features: {scale: [Open, Volume], one_hot: [Symbol], date_parts: {Date: [month, weekday]}}"
@@ -120,7 +126,7 @@ class FeaturesStep(Step):
 
     keep: Texts = Field([], description="Columns of numbers, as they are.")
     scale: Texts = Field([], description="Columns of numbers, scaled.")
-    bins: dict[str, int] = Field({}, description="Column: into how many bins with about as many rows.")
+    bins: dict[str, int] = Field({}, description="Column: into how many bins with about as many rows; at most 1,000.")
     one_hot: Texts = Field([], description="Columns of categories, a column of 0 and 1 each; at most 1,000.")
     ordinal: Texts = Field([], description="Columns of categories, as numbers.")
     date_parts: dict[str, Texts] = Field(
@@ -131,7 +137,7 @@ class FeaturesStep(Step):
         [], description="Of lags: the columns whose equal values make a group. Without any, the table is one."
     )
     order_by: Texts = Field([], description="Of lags: the order of rows in a group.")
-    impute: bool = Field(False, description="A missing number becomes the column's mean.")
+    impute: bool = Field(False, description="A missing number, or part of a date, becomes the column's mean.")
     part: str | None = Field(None, description="Of a split table the rows to fit on; all: every one. Default: train.")
 
     def lagged(self, schema: Schema) -> Lags | None:
@@ -192,8 +198,8 @@ class FeaturesStep(Step):
                 problems.key(
                     ("bins",), name, f"{name!r} is {dtype_name(schema[name])}, not a number", "put it under `ordinal`"
                 )
-            elif count < 2:
-                problems.add(("bins", name), "a column is cut into 2 bins at least", f"{name}: 5")
+            elif not 2 <= count <= _MOST_BINS:
+                problems.add(("bins", name), f"a column is cut into 2 to {_MOST_BINS:,} bins", f"{name}: 5")
         lags = self.lagged(schema)
         if lags is not None and not lags.names.keys() <= schema.keys():
             return None  # `first` said why
@@ -215,6 +221,7 @@ class FeaturesStep(Step):
                 elif not problems.issues and (known := _parts(schema[name])) and part not in known:
                     what = f"{name!r} is {dtype_name(schema[name])}: it has no {part}"
                     problems.add(("date_parts", name, i), what, f"it has: {', '.join(known)}")
+        self._named_twice(problems)
         scaled = [name for name, (of, _) in lags.names.items() if of in self.scale] if lags else []
         kept = [name for name in lags.names if name not in scaled] if lags else []
         asked = Asked(
@@ -229,7 +236,25 @@ class FeaturesStep(Step):
         inputs = {name: schema[name] for name in asked.columns}
         columns = (*inputs, *((PART,) if rows else ()))
         fit = Fit(asked, inputs)
-        return FitFeatures(Features(inputs, fit, lags), {}, fit, Rows(rows), columns)
+        return FitFeatures(Features(inputs, fit, lags, rows, self.part == "all"), {}, fit, Rows(rows), columns)
+
+    def _named_twice(self, problems: Problems) -> None:
+        """Issues where features of the same name would come out; those of `one_hot` have categories in theirs, which are not known yet."""
+        made = list[tuple[tuple[str | int, ...], str, str]]()
+        made += [(("keep", i), name, name) for i, name in enumerate(self.keep)]
+        made += [(("scale", i), name, name) for i, name in enumerate(self.scale)]
+        made += [(("bins", name), name, f"{name}_bin") for name in self.bins]
+        made += [(("ordinal", i), name, f"{name}_code") for i, name in enumerate(self.ordinal)]
+        made += [(("one_hot", i), name, f"{name}=") for i, name in enumerate(self.one_hot)]
+        for name, parts in self.date_parts.items():
+            made += [(("date_parts", name, i), part, f"{name}_{part}") for i, part in enumerate(parts)]
+        seen = dict[str, str]()
+        for path, name, feature in made:
+            if feature in seen:
+                same = seen[feature] == name
+                what = f"{name!r} stands here twice" if same else f"there is a feature {feature!r} already"
+                problems.add(path, what, "remove one" if same else "rename a column before")
+            seen[feature] = name
 
     def identity(self) -> Mapping[str, Any]:
         return {name: in_order(each) for name, each in self.model_dump(mode="json").items()}

@@ -83,6 +83,9 @@ class LoadModel(Step):
                 f"it is looked for in {context.root}; `save_model` writes it",
             )
             return None
+        except IsADirectoryError:
+            problems.add(("path",), f"{self.path} is a folder", "name a file that `save_model` wrote")
+            return None
         except (OSError, ValueError) as error:
             problems.add(("path",), str(error).replace(str(path), self.path), "name a file that `save_model` wrote")
             return None

@@ -113,6 +113,9 @@ class PredictStep(Step):
                     f"{model.estimator} tells no probabilities",
                     "remove it, or take another estimator or parameters (as `probability: true` of SVC)",
                 )
+            if self.probability == self.column:
+                what = f"the prediction and its probability are both called {self.column!r}"
+                problems.add(("probability",), what, "choose another name")
         for name in added:
             if name in schema:
                 problems.add(

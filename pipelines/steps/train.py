@@ -250,6 +250,8 @@ class Training(Learning):
 class Learnt(BaseModel):
     """The options of every step that learns."""
 
+    version: ClassVar[int] = 2
+
     estimator: str = Field(description="The class by its dotted name, as sklearn.linear_model.LogisticRegression.")
     params: dict[str, Any] = Field({}, description="Its parameters.")
     target: str | None = Field(None, description="The column to predict; without one, the estimator clusters.")
@@ -275,13 +277,15 @@ def setup(step: Any, schema: Schema, problems: Problems, context: Context) -> Se
 
     chosen = None
     try:
-        chosen = choose(step.estimator, step.params, step.seed, step.method)
+        chosen = choose(step.estimator, step.params, step.seed, step.method, getattr(step, "grid", ()))
     except EstimatorError as error:
         path = error.path
         if len(path) == 2:
             problems.key(path[:1], path[1], error.message, error.remedy)
         else:
             problems.add(path, error.message, error.remedy)
+    if chosen and step.epochs > 1 and chosen.how != "partial_fit":
+        problems.add(("epochs",), f"{chosen.short} does not learn block by block: it has no `epochs` here", "remove it")
     features = next((value for value in context.values if isinstance(value, Features)), None)
     target = step.target
     if target is not None and problems.column(("target",), target, schema):
@@ -312,6 +316,8 @@ def setup(step: Any, schema: Schema, problems: Problems, context: Context) -> Se
             problems.add(("columns", i), not_numeric(name, schema), "put it into `features`")
         if name == target:
             problems.add(("columns", i), f"{name!r} is the target", "remove it")
+        if name in columns[:i]:
+            problems.add(("columns", i), f"{name!r} stands here twice", "remove one")
     if features is not None:
         for name, dtype in features.inputs.items():
             if schema.get(name) != dtype:
@@ -328,6 +334,13 @@ def setup(step: Any, schema: Schema, problems: Problems, context: Context) -> Se
         if not columns:
             problems.add((), "there is no column of numbers to learn from", "add `features`")
     part = part_of(step.part, "train", schema, problems)
+    if features is not None and features.part != part and not features.on_all and step.part != "all":
+        on, of = (f"the part {each}" if each else "all rows" for each in (features.part, part))
+        what = f"the features were fitted on {on}, and this learns from {of}"
+        if part is None:
+            problems.add((), what, "train on the table that they were fitted on, or say `part: all`")
+        else:
+            problems.add((), what, "fit them on the table that this learns from (`from`), or say `part: all` there")
     if problems.issues or chosen is None:
         return None
     inputs = features.inputs if features else {name: schema[name] for name in columns}
