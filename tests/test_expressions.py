@@ -584,8 +584,8 @@ def test_operators_bind_as_in_duckdb(rest: list[tuple[str, str]], first: str) ->
     except (ExpressionError, duckdb.Error):
         reject()
     try:
-        got = result(typed, sql_cases.FRAME)
-    except pl.exceptions.PolarsError:
+        got = result(typed, sql_cases.FRAME).to_list()
+    except (pl.exceptions.PolarsError, ValueError):  # Python has no dates before the year 1
         reject()
-    for ours, theirs in zip(got.to_list(), (row[0] for row in wanted), strict=True):
-        assert sql_cases.same(ours, theirs, 1e-9), (text, got.to_list(), wanted)
+    for ours, theirs in zip(got, (row[0] for row in wanted), strict=True):
+        assert sql_cases.same(ours, theirs, 1e-9), (text, got, wanted)
