@@ -142,9 +142,12 @@ def keep_secret(value: str, name: str = "") -> None:
     if value:
         lines = (line for line in value.splitlines() if len(line) >= _LONG_LINE)
         both = value + "'\""  # Python escapes a quote where a text has both kinds
-        escaped = [f(v)[1:-1].removesuffix(end) for f in (repr, ascii) for v, end in ((value, ""), (both, "\\'\""))]
-        raw = [repr(v.encode())[2:-1].removesuffix(end) for v, end in ((value, ""), (both, "\\'\""))]
-        forms = (value, json.dumps(value)[1:-1], quote(value), quote(value, safe=""), *escaped, *raw, *lines)
+        escaped = (
+            text.removesuffix(end)
+            for v, end in ((value, ""), (both, "\\'\""))
+            for text in (repr(v)[1:-1], ascii(v)[1:-1], repr(v.encode())[2:-1])
+        )
+        forms = (value, json.dumps(value)[1:-1], quote(value), quote(value, safe=""), *escaped, *lines)
         _secrets.update(forms)
         _names.update((form, min(name, _names.get(form, name))) for form in forms)
 

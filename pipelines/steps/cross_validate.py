@@ -39,11 +39,7 @@ def folded(step: Any, schema: Schema, problems: Problems, context: Context) -> S
 
     if step.by is not None and step.time is not None:
         problems.add(("by",), "folds are made by columns or by time, not both", "remove `by` or `time`")
-    for i, name in enumerate(step.by or ()):
-        if problems.column(("by", i), name, schema) and schema[name].is_nested():
-            problems.add(("by", i), f"{dtype_name(schema[name])} cannot decide", "choose another column")
-        if name in step.by[:i]:
-            problems.add(("by", i), f"{name!r} stands here twice", "remove one")
+    problems.keys("by", step.by or (), schema)
     if step.time is not None and problems.column(("time",), step.time, schema):
         dtype = schema[step.time]
         if not (dtype.is_numeric() or dtype in (pl.Date, pl.Time) or isinstance(dtype, pl.Datetime)):
