@@ -5,9 +5,10 @@ Class `exact`: the answer has the same bits for any order and any partitioning. 
 
 Sums of floats are exact until the end, where they become one float64, within one unit in the last place; a mean is that sum
 divided by the count. x = (h + l·2⁻⁹⁰)·2⁻²⁰ with h = round(x·2²⁰) and integer l; both are summed as Int128,
-where addition is associative. That covers |x| in [2⁻⁵⁷, 2⁶³) and 0, for up to 2³⁷ rows. Other finite values are counted,
-and where there are any the partition is computed again with those values kept aside and added as fractions of integers.
-Infinities and NaN are summed apart: their sum does not depend on order.
+where addition is associative. That covers |x| in [2⁻⁵⁷, 2⁶³) and 0, for up to 2³⁷ rows. For |x| in [2⁻²⁰, 2³⁰) and 0, and
+up to 2²⁵ rows, one sum does, of x·2⁷², from which h and l of the total are made: half the work. Other finite values are counted, and
+where there are any the partition is computed again: with both limbs, then with what these do not hold kept aside and added as
+fractions of integers. Infinities and NaN are summed apart: their sum does not depend on order.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from typing import Any, Literal
 import polars as pl
 
 Class = Literal["exact", "ordered", "rows"]
+Reach = Literal["near", "far", "all"]
+"""Which values a state's expressions hold: of [2⁻²⁰, 2³⁰), of [2⁻⁵⁷, 2⁶³), all. The nearer, the faster."""
 Exprs = list[pl.Expr]
 _HIGH, _LOW = 2.0**20, 2.0**90
+_NEAR, _NEAR_ROWS = 52, 2**25
+"""Bits that `high` has less than the sum of near values, and the rows that this sum holds."""
 
 
 def canonical(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -58,28 +63,42 @@ def _float_if_number(dtype: pl.DataType) -> pl.DataType | None:
 # ---- exact sums
 
 
-def _in_range(x: pl.Expr) -> pl.Expr:
-    return (x.abs() >= 2.0**-57) & (x.abs() < 2.0**63) | (x == 0.0)
+def _within(x: pl.Expr, low: int, high: int) -> pl.Expr:
+    return (x.abs() >= 2.0**low) & (x.abs() < 2.0**high) | (x == 0.0)
 
 
-def limbs(x: pl.Expr, name: str, *, careful: bool) -> Exprs:
+def limbs(x: pl.Expr, name: str, reach: Reach) -> Exprs:
     """The state of a float64 column's exact sum.
 
-    Not `careful`, `odd` counts all values that the limbs do not hold, and the rest is wrong if there are any. `careful`, those
-    values are kept apart, at the price of a slower query.
+    `odd` counts the values that are not within reach, and the rest is wrong if there are any. With a reach of all, it counts those
+    that the limbs do not hold; they are kept apart.
     """
-    ok = _in_range(x)
-    scaled = (pl.when(ok).then(x).otherwise(0.0) if careful else x) * _HIGH
-    high = scaled.round()
-    low = (scaled - high) * _LOW
-    odd = ~ok & x.is_finite() if careful else ~ok
-    special = pl.when(x.is_finite()).then(0.0).otherwise(x).sum() if careful else pl.lit(0.0)
-    rest = x.filter(odd).implode() if careful else pl.lit(None, pl.List(pl.Float64))
+    count = x.count().cast(pl.Int64)
+    special, rest = pl.lit(0.0), pl.lit(None, pl.List(pl.Float64))
+    if reach == "near":
+        total = (x * (_HIGH * 2.0**_NEAR)).cast(pl.Int128, strict=False).sum()
+        unit = pl.lit(2**_NEAR, pl.Int128)
+        high = total // unit
+        low = (total - high * unit) * int(_LOW / 2.0**_NEAR)
+        odd = (~_within(x, -20, 30)).sum() + (count > _NEAR_ROWS)
+    else:
+        ok = _within(x, -57, 63)
+        if reach == "all":
+            odd = (~ok & x.is_finite()).sum()
+            special = pl.when(x.is_finite()).then(0.0).otherwise(x).sum()
+            rest = x.filter(~ok & x.is_finite()).implode()
+            x = pl.when(ok).then(x).otherwise(0.0)
+        else:
+            odd = (~ok).sum()
+        scaled = x * _HIGH
+        whole = scaled.round()
+        high = whole.cast(pl.Int128, strict=False).sum()
+        low = ((scaled - whole) * _LOW).cast(pl.Int128, strict=False).sum()
     return [
-        high.cast(pl.Int128, strict=False).sum().alias(f"{name}.high"),
-        low.cast(pl.Int128, strict=False).sum().alias(f"{name}.low"),
-        x.count().cast(pl.Int64).alias(f"{name}.count"),
-        odd.sum().cast(pl.Int64).alias(f"{name}.odd"),
+        high.alias(f"{name}.high"),
+        low.alias(f"{name}.low"),
+        count.alias(f"{name}.count"),
+        odd.cast(pl.Int64).alias(f"{name}.odd"),
         special.alias(f"{name}.special"),
         rest.alias(f"{name}.rest"),
     ]
@@ -145,14 +164,14 @@ class Function:
     takes: str
     result: Callable[[pl.DataType], pl.DataType | None]
     """The answer's type, or None for a type that the function does not take."""
-    partial: Callable[[pl.Expr, pl.DataType, str, bool], Exprs]
+    partial: Callable[[pl.Expr, pl.DataType, str, Reach], Exprs]
     combine: Callable[[str, pl.DataType], Exprs]
     final: Callable[[str, pl.DataType], pl.Expr]
 
 
-def _partial_sum(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
+def _partial_sum(x: pl.Expr, dtype: pl.DataType, name: str, reach: Reach) -> Exprs:
     if dtype.is_float():
-        return limbs(x.cast(pl.Float64), name, careful=careful)
+        return limbs(x.cast(pl.Float64), name, reach)
     wide = x.cast(_sum_type(dtype) if isinstance(dtype, pl.Decimal) else pl.Int128)  # type: ignore[arg-type]
     return [wide.sum().alias(f"{name}.sum"), x.count().cast(pl.Int64).alias(f"{name}.count")]
 
@@ -176,7 +195,7 @@ def _final_avg(name: str, dtype: pl.DataType) -> pl.Expr:
     return pl.when(count > 0).then(pl.col(f"{name}.sum").cast(pl.Float64) / count)
 
 
-def _partial_var(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
+def _partial_var(x: pl.Expr, dtype: pl.DataType, name: str, reach: Reach) -> Exprs:
     """The mean as a sum of two floats: deviations from one float near it, and what is left, which is small."""
     x = x.cast(pl.Float64)
     count, pivot = x.count().cast(pl.Int64), x.mean()
@@ -213,7 +232,7 @@ def _final_var(name: str, dtype: pl.DataType) -> pl.Expr:
 def _extreme(reduce: Callable[[pl.Expr, pl.DataType], pl.Expr]) -> Function:
     """min and max: NaN is greater than every number, as in sorting."""
 
-    def partial(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
+    def partial(x: pl.Expr, dtype: pl.DataType, name: str, reach: Reach) -> Exprs:
         return [reduce(canonical(x, dtype), dtype).alias(name)]
 
     def combine(name: str, dtype: pl.DataType) -> Exprs:
@@ -238,7 +257,7 @@ def _greatest(x: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def _edge(which: Literal["first", "last"]) -> Function:
     """The value in the first or last row of the group, NULL where it is NULL."""
 
-    def partial(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
+    def partial(x: pl.Expr, dtype: pl.DataType, name: str, reach: Reach) -> Exprs:
         return [getattr(x, which)().alias(f"{name}.value"), x.len().cast(pl.Int64).alias(f"{name}.rows")]
 
     def combine(name: str, dtype: pl.DataType) -> Exprs:
@@ -280,7 +299,7 @@ def _never(name: str, dtype: pl.DataType) -> Exprs:
 def _rows(
     takes: str, result: Callable[[pl.DataType], pl.DataType | None], answer: Callable[[pl.Expr, pl.DataType], pl.Expr]
 ) -> Function:
-    def partial(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
+    def partial(x: pl.Expr, dtype: pl.DataType, name: str, reach: Reach) -> Exprs:
         return [answer(canonical(x, dtype), dtype).alias(name)]
 
     return Function("rows", takes, result, partial, _never, _state)
@@ -290,19 +309,19 @@ def quantile(part: float) -> Function:
     return _rows("numbers", _float_if_number, lambda x, t: _between(x.cast(pl.Float64), part))
 
 
-def _count(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
+def _count(x: pl.Expr, dtype: pl.DataType, name: str, reach: Reach) -> Exprs:
     return [x.count().cast(pl.Int64).alias(name)]
 
 
-def _count_rows(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
+def _count_rows(x: pl.Expr, dtype: pl.DataType, name: str, reach: Reach) -> Exprs:
     return [pl.len().cast(pl.Int64).alias(name)]
 
 
 def _distinct(known: Function) -> Function:
     """The function over each value once; all rows of a group must meet."""
 
-    def partial(x: pl.Expr, dtype: pl.DataType, name: str, careful: bool) -> Exprs:
-        return known.partial(canonical(x, dtype).unique(maintain_order=True), dtype, name, careful)
+    def partial(x: pl.Expr, dtype: pl.DataType, name: str, reach: Reach) -> Exprs:
+        return known.partial(canonical(x, dtype).unique(maintain_order=True), dtype, name, reach)
 
     return Function("rows", known.takes, known.result, partial, _never, known.final)
 

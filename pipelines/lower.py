@@ -39,6 +39,10 @@ _SLOTS = 40_000
 """About so many pieces, at most, in one exchange: each costs 0.2 ms to write and read."""
 
 
+_SLOW = set[tuple[str, ...]]()
+"""Steps with values that the fastest way is not for: this process does not try it again, for each try reads the partition."""
+
+
 @dataclass(frozen=True)
 class Program:
     """What a stage does with a partition."""
@@ -93,9 +97,15 @@ class Program:
             return self.collect(self.query(frame, sides, self.applies), self.schema, self.by_row)
         state = self.reduction.state if self.after else self.schema
         any_order = self.reduction.any_order and not self.in_order
-        result = self.collect(self.query(frame, sides, self.applies), state, any_order)
-        if instead := self.reduction.refine(result):
-            result = self.collect(self.query(frame, sides, (*self.applies[:-1], instead)), state, any_order)
+        ways = self.reduction.ways
+        *faster, last = ways[min(self.steps in _SLOW, len(ways) - 1) :]
+        for way in faster:
+            result = self.collect(self.query(frame, sides, (*self.applies[:-1], way)), state, any_order)
+            if not self.reduction.fails(result):
+                break
+            _SLOW.add(self.steps)
+        else:
+            result = self.collect(self.query(frame, sides, (*self.applies[:-1], last)), state, any_order)
         if not self.after:
             return result
         return self.collect(self.query(result.lazy(), sides, self.after), self.schema)

@@ -100,7 +100,7 @@ class Stage:
     """The first is what the query begins with, unless there is an input; the others are for steps of two tables."""
     program: tuple[Apply | With, ...]
     reduction: Reduction | None
-    """The operation whose `partial` ends the program, for its `refine`."""
+    """The operation whose `partial` ends the program, for its other `ways`."""
     after: tuple[Apply | With, ...]
     """What is done to the state then, in a query of its own."""
     schema: Schema

@@ -42,9 +42,10 @@ def reduced(step: Operation, parts: list[pl.DataFrame], fan_in: int = 2) -> pl.D
     assert isinstance(step, Aggregated)
     states = list[pl.DataFrame]()
     for part in parts:
-        state = collect(step.partial(part.lazy()), step.state, streams=step.any_order)
-        if instead := step.refine(state):
-            state = collect(instead(part.lazy()), step.state, streams=step.any_order)
+        for way in step.ways:
+            state = collect(way(part.lazy()), step.state, streams=step.any_order)
+            if way == step.ways[-1] or not step.fails(state):
+                break
         states.append(state)
     while len(states) > fan_in:
         groups = [states[i : i + fan_in] for i in range(0, len(states), fan_in)]
@@ -65,6 +66,10 @@ def bits(value: float | None) -> Any:
 
 
 ADVERSARIES: dict[str, list[float]] = {
+    "around the limits of one sum": [
+        s * (2.0**e + d) for e in (-21, -20, -19, 28, 29, 30) for s in (1, -1, 1) for d in (0.0, 2.0 ** (e - 52))
+    ],
+    "within one sum": [s * (2.0**e - 2.0 ** (e - 53)) for e in range(-19, 31) for s in (1, 1, -1)] * 20,
     "around the limbs' limits": [
         s * (2.0**e + d) for e in (-58, -57, -56, 62, 63, 64) for s in (1, -1, 1) for d in (0.0, 2.0 ** (e - 52))
     ],
@@ -109,12 +114,45 @@ def test_a_great_many_rows() -> None:
     """States of more rows than fit into memory, made of combined copies of one."""
     step = bind({"x": pl.Float64()}, total="sum(x)", mean="avg(x)")
     assert isinstance(step, Aggregated)
-    state = collect(step.partial(pl.LazyFrame({"x": [0.1, 2.0**62, -(2.0**62), 0.7]})), step.state)
+    state = collect(step.far(pl.LazyFrame({"x": [0.1, 2.0**62, -(2.0**62), 0.7]})), step.state)
+    assert not step.fails(state)
     for _ in range(30):
         state = collect(step.combine(pl.concat([state, state]).lazy()), step.state)
     total, mean = collect(step.apply(state.lazy()), step.schema).row(0)
     assert total == pytest.approx(0.8 * 2**30, rel=1e-15)
     assert mean == pytest.approx(0.2, rel=1e-15)
+
+
+@pytest.mark.parametrize("rows", [2**25, 2**25 + 1])
+def test_a_great_many_rows_of_one_partition(rows: int) -> None:
+    """One Int128 holds the sum of so many of the largest near values, and not of one more."""
+    step = bind({"x": pl.Float64()}, total="sum(x)")
+    assert isinstance(step, Aggregated)
+    largest = 2.0**30 - 2.0**-23
+    state = collect(step.partial(pl.select(x=pl.repeat(largest, rows)).lazy()), step.state)
+    assert step.fails(state) == (rows > 2**25)
+    if rows == 2**25:
+        assert collect(step.apply(state.lazy()), step.schema).item() == math.ldexp(largest, 25)
+
+
+NEAR = (
+    st.floats(2.0**-20, 2.0**30, exclude_max=True)
+    | st.floats(-(2.0**30), -(2.0**-20), exclude_min=True)
+    | st.just(-0.0)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.none() | NEAR), max_size=40))
+def test_near_values_have_the_same_answer_in_every_way(rows: list[tuple[str, float | None]]) -> None:
+    step = bind({"k": pl.String(), "x": pl.Float64()}, by="k", total="sum(x)", mean="avg(x)", n="count(x)")
+    assert isinstance(step, Aggregated)
+    frame = pl.DataFrame(rows, schema={"k": pl.String, "x": pl.Float64}, orient="row").lazy()
+    states = [collect(way(frame), step.state) for way in step.ways]
+    assert not any(map(step.fails, states))
+    near, far, careful = (collect(step.apply(state.lazy()), step.schema) for state in states)
+    assert near.equals(far)
+    assert near.equals(careful)
 
 
 @settings(max_examples=60, deadline=None)

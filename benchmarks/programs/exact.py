@@ -16,7 +16,7 @@ if kind == "plain":
     final = pl.col("sum") / pl.col("count")
 else:
     avg = FUNCTIONS["avg"]
-    partial = avg.partial(x, pl.Float64(), "x", False)
+    partial = avg.partial(x, pl.Float64(), "x", "near")
     combine = avg.combine("x", pl.Float64())
     final = avg.final("x", pl.Float64())
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import polars as pl
 from pydantic import ConfigDict, Field
 
-from pipelines.aggregates import FUNCTIONS, Function, canonical, quantile
+from pipelines.aggregates import FUNCTIONS, Function, Reach, canonical, quantile
 from pipelines.expressions import ExpressionError, Typed
 from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step, Texts
 from pipelines.types import Schema, dtype_name
@@ -46,8 +46,8 @@ class Grouping:
         exact = {name for name, dtype in self.keys if not dtype.is_float()}
         return (0,) if columns <= exact else ()
 
-    def states(self, frame: pl.LazyFrame, careful: bool) -> pl.LazyFrame:
-        exprs = [e for c in self.calls for e in c.known.partial(c.argument, c.dtype, c.name, careful)]
+    def states(self, frame: pl.LazyFrame, reach: Reach) -> pl.LazyFrame:
+        exprs = [e for c in self.calls for e in c.known.partial(c.argument, c.dtype, c.name, reach)]
         if not self.keys:
             if any(c.function in ("var", "std") for c in self.calls):
                 # their float sums depend on the chunks that a parallel CSV parse leaves
@@ -101,14 +101,21 @@ class Aggregated(Reduction):
         return not self.any_order
 
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.grouping.states(frame, careful=False)
+        return self.grouping.states(frame, "near")
 
-    def refine(self, state: pl.DataFrame) -> Apply | None:
+    @property
+    def ways(self) -> tuple[Apply, ...]:
+        return self.partial, self.far, self.careful
+
+    def fails(self, state: pl.DataFrame) -> bool:
         odd = (f"{call.name}.odd" for call in self.grouping.calls)
-        return self.careful if any(state[name].sum() for name in odd if name in state.columns) else None
+        return any(state[name].sum() for name in odd if name in state.columns)
+
+    def far(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        return self.grouping.states(frame, "far")
 
     def careful(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.grouping.states(frame, careful=True)
+        return self.grouping.states(frame, "all")
 
     def combine(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.combined(frame)
@@ -141,7 +148,7 @@ class AggregatedByKey(Keyed):
         return any(FUNCTIONS[c.function].kind == "ordered" or "_distinct" in c.function for c in self.grouping.calls)
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.grouping.answers(self.grouping.states(frame, careful=True))
+        return self.grouping.answers(self.grouping.states(frame, "all"))
 
     def reads(self, wanted: Columns) -> Columns:
         return self.columns
@@ -237,7 +244,7 @@ class Aggregate(Step):
         if any(c.known.kind == "rows" for c in grouping.calls):
             return (AggregatedByKey if keys else AggregatedWhole)(out, grouping, reads)
         empty = pl.LazyFrame(schema={name: schema[name] for name in schema if name in columns})
-        return Aggregated(out, dict(grouping.states(empty, careful=False).collect_schema()), grouping, reads)
+        return Aggregated(out, dict(grouping.states(empty, "near").collect_schema()), grouping, reads)
 
     def identity(self) -> Mapping[str, Any]:
         return {"by": self.by, "outputs": list(self.__pydantic_extra__.items())}

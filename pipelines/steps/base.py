@@ -103,9 +103,14 @@ class Reduction(Operation):
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
 
-    def refine(self, state: pl.DataFrame) -> Apply | None:
-        """What to do instead of `partial` where its result says that the data is not of the usual kind."""
-        return None
+    @property
+    def ways(self) -> tuple[Apply, ...]:
+        """`partial`, and slower ways to the same state, each for more kinds of values than the one before."""
+        return (self.partial,)
+
+    def fails(self, state: pl.DataFrame) -> bool:
+        """Whether there were values that the way to this state is not for."""
+        return False
 
     def combine(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError

@@ -87,8 +87,12 @@ class DescribedInParts(Reduction):
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.parts.partial(frame)
 
-    def refine(self, state: pl.DataFrame) -> Apply | None:
-        return self.parts.refine(state)
+    @property
+    def ways(self) -> tuple[Apply, ...]:
+        return self.parts.ways
+
+    def fails(self, state: pl.DataFrame) -> bool:
+        return self.parts.fails(state)
 
     def combine(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.parts.combine(frame)
