@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import platform
@@ -68,6 +69,10 @@ def measure(name: str, case: Case, runs: int, work: Path) -> dict[str, Any]:
     }
 
     def attempt(who: str) -> Measured | None:
+        for path in glob.glob(case.warm):
+            with open(path, "rb", buffering=0) as file:
+                while file.read(1 << 24):
+                    pass
         measured = run(commands[who], work)
         if measured.failed:
             failed[who] = measured.failed

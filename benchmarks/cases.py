@@ -37,6 +37,7 @@ class Case:
     """Competitors: name → command; those with `{out}` in it write their answer there, and all answers have to agree.
 
     `differ`: how answers are compared that are no tables. `most_runs`: of those that are asked for, where a run takes minutes and no bar is about time.
+    `warm`: a glob of files that are read before each run, where they are so large that those before may have driven them out of memory.
     """
 
     competitors: dict[str, list[str]]
@@ -44,6 +45,7 @@ class Case:
     reference: str = ""
     most_runs: int | None = None
     differ: Callable[[dict[str, Path]], list[str]] = disagreements
+    warm: str = ""
 
 
 def groupby(data: Data, work: Path) -> Case:
@@ -66,7 +68,7 @@ def groupby_large(data: Data, work: Path) -> Case:
     ]
     prices = stocks(data, 10)
     ours = _ours(work, "groupby", {"prices": prices}, "threads")
-    return Case(_by_hand(("polars", "duckdb"), "groupby", prices) | ours, bars, "polars")
+    return Case(_by_hand(("polars", "duckdb"), "groupby", prices) | ours, bars, "polars", warm=prices)
 
 
 def small(data: Data, work: Path) -> Case:
