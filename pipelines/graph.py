@@ -68,8 +68,12 @@ class Tasks:
             self.graph[key] = Task(key, function, _argument(given))
         return Ref(key)
 
-    def add(self, tasks: Mapping[Any, Any]) -> None:
-        self.graph.update(tasks)
+    def add(self, tasks: Mapping[Any, Any], around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        for key, node in tasks.items():
+            self.graph[key] = node
+            if type(node) is Task:  # not a list or dict of results
+                function = self.around(around(node.func))
+                self.graph[key] = Task(key, function, *node.args, _data_producer=node.data_producer, **node.kwargs)
         self.names.update(key[0] for key in tasks if isinstance(key, tuple))
 
 

@@ -233,9 +233,9 @@ class Own:
     retries: int
     place: Place
 
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, *given: Any, **named: Any) -> Any:
         try:
-            return _retried(self.function, given, self.stage, self.retries)
+            return _retried(functools.partial(self.function, **named), given, self.stage, self.retries)
         except PipelineError as error:
             error.issues = tuple(replace(issue, place=issue.place or self.place) for issue in error.issues)
             raise

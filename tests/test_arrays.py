@@ -573,6 +573,18 @@ def test_arrays_of_other_rows_are_not_repeated(pipeline: Make, project: Path) ->
     assert np.allclose(e, np.where(u > w.mean(axis=0), np.maximum(u, -u), u[:, :1]) + u**2, rtol=1e-12)
 
 
+@pytest.mark.parametrize("executor", ["serial", "threads", "local"])
+def test_what_numpy_refuses_in_a_chunk_of_dask_is_an_error_with_a_place(
+    pipeline: Make, project: Path, executor: str
+) -> None:
+    table(project)
+    steps = TABLE.replace("  s:", "  less: {from: t, filter: id < 451}\n  w: {to_array: [a, b]}\n  s:")
+    made = pipeline(steps + "  e: {from: [u, w], array: transpose(u) @ w}\n")
+    with pytest.raises(DataError, match=r"NumPy cannot do this: .*size") as told:
+        made.run(executor, to="e")
+    assert [issue.place.line for issue in told.value.issues if issue.place] == [steps.count("\n") + 4]
+
+
 def test_options_of_the_other_way_to_simulate_are_issues(pipeline: Make, project: Path) -> None:
     (project / "other.py").write_text("def make(rng, paths):\n    return rng.normal(size=paths)\n")
     for option in ("shape: [3]", "arguments: {x: 3}"):
