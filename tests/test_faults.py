@@ -155,8 +155,10 @@ def test_a_disk_that_does_not_answer_is_not_bad_data(
     else:
         with pytest.raises(MachineError, match=r"cannot read a.*Stale file handle(.|\n)*see whether the disk or mount"):
             execute(plan, "serial")
-        events.told.clear()  # that it was tried again: the next run in this process would hear it
         assert len(failures) == 4
+        (record,) = (project / "runs").glob("*/record.json")
+        assert len(json.loads(record.read_text())["retries"]) == 3  # in the record of a run that failed, too
+        assert not events.told  # the next run in this process does not hear it
 
 
 def test_a_disk_that_does_not_answer_while_one_plans(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +171,77 @@ def test_a_disk_that_does_not_answer_while_one_plans(project: Path, monkeypatch:
         run(project, "  r: {read: a.parquet}\n")
 
 
+@pytest.mark.parametrize("step", [
+    "read: {path: data/*/a.csv}", "read: {path: data/**/*.csv}", "read: {path: data}", "read: {path: data/two/a.csv}",
+    "map: {files: data/*/a.csv, function: 'mine:size'}",
+])  # fmt: skip
+@pytest.mark.parametrize("lost", ["two", "two/a.csv"])
+def test_files_that_cannot_be_looked_at_are_not_left_out(
+    project: Path, monkeypatch: pytest.MonkeyPatch, step: str, lost: str
+) -> None:
+    """As of a mount that is lost: glob and os.walk pass over them, and the answer would be that of the other files."""
+    (project / "mine.py").write_text("def size(path: str) -> int:\n    return 1\n")
+    for name in ("one", "two"):
+        (project / "data" / name).mkdir(parents=True)
+        (project / "data" / name / "a.csv").write_text("x\n1\n")
+    gone = str(project / "data" / lost)
+
+    def losing(was: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any = ".", **options: Any) -> Any:
+            if str(path).startswith(gone):
+                raise OSError(errno.EIO, "Input/output error", path)
+            return was(path, **options)
+
+        return call
+
+    for name in ("stat", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, losing(getattr(os, name)))
+    said = r"c\.yaml:3:.*: cannot read data/two.*: Input/output error(.|\n)*see whether the disk or mount"
+    with pytest.raises(MachineError, match=said):
+        run(project, f"  s: {{{step}}}\n")
+
+
+def test_an_error_without_words_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.events.back_off", lambda tries: None)
+    tries = list[int]()
+
+    def once() -> pl.DataFrame:
+        tries.append(1)
+        if len(tries) == 1:
+            raise TimeoutError
+        return pl.DataFrame({"x": [1]})
+
+    assert len(Attempt(once, "stage", 3)()) == 1
+    assert [told.get("error") for told in events.told] == ["TimeoutError", None]
+    events.told.clear()
+
+
+def test_a_python_step_is_tried_again(project: Path) -> None:
+    (project / "a.csv").write_text("x\n1\n2\n")
+    step = f"function: 'mine:once', like: input, arguments: {{folder: '{project}'}}"
+    for by in ("", "by: [], ", "by: x, "):  # with the reading of the file, on whole tables, on groups
+        (project / "seen").unlink(missing_ok=True)
+        result, _ = run(project, f"  a: {{read: a.csv}}\n  p: {{python: {{{by}{step}}}}}\n")
+        assert result.outputs["p"].rows == 2
+        assert len(json.loads((result.folder / "record.json").read_text())["retries"]) == 1
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "local", "processes"])
+def test_a_step_that_takes_too_long_ends_the_run(project: Path, executor: str) -> None:
+    steps = '  m: {map: {function: "mine:sleeps", items: [0.1, 20.0]}, timeout: 1 s}\n  o: {write: o.csv}\n'
+    began = time.monotonic()
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background
+    try:
+        with pytest.raises(MachineError, match="the step 'm' took longer than its timeout of 1 s"):
+            run(project, steps, executor)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    assert time.monotonic() - began < 15
+    assert not (project / "o.csv").exists()
+    run(project, steps.replace("20.0", "0.2").replace("1 s", "5 min"), executor)
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "local"])
 def test_a_python_step_is_tried_again(project: Path) -> None:
     (project / "a.csv").write_text("x\n1\n2\n")
     step = f"function: 'mine:once', like: input, arguments: {{folder: '{project}'}}"
