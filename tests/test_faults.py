@@ -16,6 +16,7 @@ import pytest
 
 from pipelines import DataError, MachineError, events, load
 from pipelines.errors import may_pass
+from pipelines.lower import Attempt
 from pipelines.run import execute
 
 COUNTED = """
@@ -242,6 +243,21 @@ def test_a_step_that_takes_too_long_ends_the_run(project: Path, executor: str) -
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads", "local"])
+def test_an_error_without_words_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.events.back_off", lambda tries: None)
+    tries = list[int]()
+
+    def once() -> pl.DataFrame:
+        tries.append(1)
+        if len(tries) == 1:
+            raise TimeoutError
+        return pl.DataFrame({"x": [1]})
+
+    assert len(Attempt(once, "stage", 3)()) == 1
+    assert [told.get("error") for told in events.told] == ["TimeoutError", None]
+    events.told.clear()
+
+
 def test_a_python_step_is_tried_again(project: Path) -> None:
     (project / "a.csv").write_text("x\n1\n2\n")
     step = f"function: 'mine:once', like: input, arguments: {{folder: '{project}'}}"
