@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import http.client
 import json
+import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -202,47 +204,6 @@ def test_files_that_cannot_be_looked_at_are_not_left_out(
         run(project, f"  s: {{{step}}}\n")
 
 
-def test_an_error_without_words_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.events.back_off", lambda tries: None)
-    tries = list[int]()
-
-    def once() -> pl.DataFrame:
-        tries.append(1)
-        if len(tries) == 1:
-            raise TimeoutError
-        return pl.DataFrame({"x": [1]})
-
-    assert len(Attempt(once, "stage", 3)()) == 1
-    assert [told.get("error") for told in events.told] == ["TimeoutError", None]
-    events.told.clear()
-
-
-def test_a_python_step_is_tried_again(project: Path) -> None:
-    (project / "a.csv").write_text("x\n1\n2\n")
-    step = f"function: 'mine:once', like: input, arguments: {{folder: '{project}'}}"
-    for by in ("", "by: [], ", "by: x, "):  # with the reading of the file, on whole tables, on groups
-        (project / "seen").unlink(missing_ok=True)
-        result, _ = run(project, f"  a: {{read: a.csv}}\n  p: {{python: {{{by}{step}}}}}\n")
-        assert result.outputs["p"].rows == 2
-        assert len(json.loads((result.folder / "record.json").read_text())["retries"]) == 1
-
-
-@pytest.mark.parametrize("executor", ["serial", "threads", "local", "processes"])
-def test_a_step_that_takes_too_long_ends_the_run(project: Path, executor: str) -> None:
-    steps = '  m: {map: {function: "mine:sleeps", items: [0.1, 20.0]}, timeout: 1 s}\n  o: {write: o.csv}\n'
-    began = time.monotonic()
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a shell's background
-    try:
-        with pytest.raises(MachineError, match="the step 'm' took longer than its timeout of 1 s"):
-            run(project, steps, executor)
-    finally:
-        signal.signal(signal.SIGINT, heard)
-    assert time.monotonic() - began < 15
-    assert not (project / "o.csv").exists()
-    run(project, steps.replace("20.0", "0.2").replace("1 s", "5 min"), executor)
-
-
-@pytest.mark.parametrize("executor", ["serial", "threads", "local"])
 def test_an_error_without_words_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.events.back_off", lambda tries: None)
     tries = list[int]()
