@@ -184,9 +184,9 @@ class Record:
                 self.look()
                 if time.monotonic() - written >= _WRITE_SECONDS:
                     written = time.monotonic()
-                    self.write()
-                    for beat in self.beats:
+                    for beat in self.beats:  # first: the store may be on another disk
                         beat()
+                    self.write()
 
 
 @dataclass
