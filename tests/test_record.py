@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import MachineError, load
+from pipelines import MachineError, events, load
 from pipelines.cli import main
 from pipelines.errors import Issue
 from pipelines.learning.scores import Evaluation
@@ -52,6 +52,12 @@ def test_a_run_is_alive_though_its_record_cannot_be_written(project: Path, monke
         monkeypatch.setattr(record, "write", lambda: 1 / 0)
         assert heard.wait(10)
         monkeypatch.undo()
+
+
+def test_what_tasks_of_an_earlier_run_tell_is_not_heard(project: Path) -> None:
+    events.tell("retry", stage="m", error="late")  # beside it: a task that a timeout left at work
+    result, _ = run(config(data(project)), "threads")
+    assert json.loads((result.folder / "record.json").read_text())["retries"] == []
 
 
 def test_locks_that_cannot_be_made(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
