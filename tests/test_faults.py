@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 from pipelines import DataError, MachineError, events, load
-from pipelines.errors import may_pass
+from pipelines.errors import machine_error, may_pass
 from pipelines.lower import Attempt
 from pipelines.run import execute
 
@@ -202,6 +202,11 @@ def test_files_that_cannot_be_looked_at_are_not_left_out(
     said = r"c\.yaml:3:.*: cannot read data/two.*: Input/output error(.|\n)*see whether the disk or mount"
     with pytest.raises(MachineError, match=said):
         run(project, f"  s: {{{step}}}\n")
+
+
+def test_a_refusal_without_a_number_is_one_of_access() -> None:
+    """As s3fs says it of wrong credentials."""
+    assert "give this user access" in str(machine_error("cannot read", PermissionError("no such key"), "-"))
 
 
 def test_an_error_without_words_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
