@@ -949,7 +949,8 @@ def globbed(pattern: str, root: Path) -> list[str]:
     for i, part in enumerate(parts):
         if part == "**":
             last = i == len(parts) - 1
-            places = list(dict.fromkeys(below for place in places for below in _below(place, root, last)))
+            folders = [place for place in places if _kind(place, root) == stat.S_IFDIR]
+            places = list(dict.fromkeys(below for folder in folders for below in _below(folder, root, last)))
         elif glob.has_magic(part):
             match = re.compile(fnmatch.translate(part)).match
             named = ((place, name) for place in places for name in _listed(place, root) if match(name))
