@@ -176,8 +176,10 @@ class Store:
             files.invalidate_cache()
             try:
                 found = files.find(top, detail=True)
-            except FileNotFoundError:
-                return {}
+            except FileNotFoundError as error:
+                if self.is_local:
+                    return {}
+                raise machine_error(f"cannot read the store {self.url}", error, "see whether it is there") from None
             return {
                 path[len(top) :].lstrip("/"): (int(info["size"] or 0), _seconds(info))
                 for path, info in found.items()
@@ -196,6 +198,7 @@ class Store:
 
     def _full(self, path: str) -> str:
         root = self.url if self.is_local else self.url.split("://", 1)[1]
+        root = re.sub("/{2,}", "/", root)  # of a folder with an empty name s3fs lists nothing
         return "/".join(filter(None, (root.rstrip("/"), FORMAT, path)))
 
     def _files(self) -> Any:

@@ -118,9 +118,9 @@ def of_machine(error: BaseException) -> bool:
 
 
 def _number(error: OSError) -> int:
-    """The system's; Polars has it in its text only."""
+    """The system's; Polars has it in its text only, and s3fs's refusals have none."""
     found = re.search(r"\(os error (\d+)\)", str(error))
-    return error.errno or (int(found[1]) if found else 0)
+    return error.errno or (int(found[1]) if found else errno.EACCES if isinstance(error, PermissionError) else 0)
 
 
 def machine_error(what: str, error: OSError, remedy: str) -> MachineError:

@@ -248,7 +248,7 @@ def _retried(call: Callable[..., Any], given: Sequence[Any], stage: str, retries
         except Exception as error:
             if tries == retries or not may_pass(error):
                 raise
-            events.tell("retry", stage=stage, error=str(error).splitlines()[0])
+            events.tell("retry", stage=stage, error=(str(error) or type(error).__name__).splitlines()[0])
             events.back_off(tries)
 
 

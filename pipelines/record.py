@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AllowInfNan, BaseModel, ConfigDict
 
-from pipelines import kernel
+from pipelines import events, kernel
 from pipelines.checkpoint import Durable
 from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean, redacted
 from pipelines.executors.base import Executor, Progress
@@ -184,9 +184,9 @@ class Record:
                 self.look()
                 if time.monotonic() - written >= _WRITE_SECONDS:
                     written = time.monotonic()
-                    self.write()
-                    for beat in self.beats:
+                    for beat in self.beats:  # first: the store may be on another disk
                         beat()
+                    self.write()
 
 
 @dataclass
@@ -224,6 +224,7 @@ def recorded(spec: Spec, log: Log) -> Iterator[Record]:
         record.write()
     except OSError as error:
         raise MachineError(Issue(f"cannot make {folder}: {error.strerror}", "run where you may write")) from None
+    events.told.clear()  # by tasks of a run before that did not end with it: its timeout waits for none
     stop = threading.Event()
     watcher = threading.Thread(target=record.watched, args=(stop,), name="record", daemon=True)
     watcher.start()
@@ -232,6 +233,10 @@ def recorded(spec: Spec, log: Log) -> Iterator[Record]:
     except BaseException as error:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
         state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(
+            Exception
+        ):  # what tasks told since the last look; nor is it to be heard by this process's next run
+            record.look()
         log.say(str(error) or type(error).__name__, level="error", show=False)
         with suppress(OSError):  # the error itself matters more
             record.note(state=state, exit_code=code, error=str(error) or type(error).__name__)

@@ -22,7 +22,7 @@ import polars as pl
 from pipelines import checkpoint, report
 from pipelines.checkpoint import Damaged, Durable, Load, store_of
 from pipelines.code import Code, provided
-from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean
+from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean, machine_error
 from pipelines.exchange import Room, room
 from pipelines.executors.base import Executor, Limit, Lost, OutOfMemory, Progress
 from pipelines.graph import Graph, Key, Table, needed
@@ -191,11 +191,15 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         outputs = {target: _commit(staged, target, found, folder, mark, asked.head) for target, found in parts.items()}
         record.look()
         stages = tuple(stage for stage in record.stages.values() if stage.partitions)
-        result = Result(folder, outputs, stages, record.seconds, _rejected(folder))
-        opened.finished()
-        told = {name: _told(produced) for name, produced in outputs.items()}
-        record.note(state="done", exit_code=0, rejected=dict(result.rejected), outputs=told)
-        record.write()
+        try:
+            result = Result(folder, outputs, stages, record.seconds, _rejected(folder))
+            opened.finished()
+            told = {name: _told(produced) for name, produced in outputs.items()}
+            record.note(state="done", exit_code=0, rejected=dict(result.rejected), outputs=told)
+            record.write()
+        except OSError as error:
+            said = f"the outputs are written, but the record in {folder} cannot be"
+            raise machine_error(said, error, "make room") from None
         asked.done(opened, result)
         return result
 
@@ -433,7 +437,10 @@ def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
             if output is not None:
                 path = resolved(output, str(folder))
                 for left in path.parent.glob(f".{glob.escape(path.name)}.{mark}.*.tmp"):
-                    _removed(left)
+                    with suppress(
+                        OSError
+                    ):  # of a disk that is lost now the error before says more; `_swept` removes it
+                        _removed(left)
 
 
 @contextmanager
@@ -446,16 +453,20 @@ def _alone(staged: Staged, record: Record) -> Iterator[None]:
         for path in sorted(path for path in paths if not path.resolve().is_relative_to(folder)):
             name = hashlib.blake2b(os.path.realpath(path).encode(), digest_size=16).hexdigest()
             locks = Path(tempfile.gettempdir()) / f"pipelines-{os.getuid()}"  # two projects may write to one place
-            locks.mkdir(mode=0o700, exist_ok=True)
-            file = stack.enter_context((locks / name).open("a+"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise MachineError(Issue(f"the run {file.read()} is writing to {path}", "wait for it, or choose another path")) from None  # fmt: skip
-            file.truncate(0)
-            file.write(record.folder.name)
-            file.flush()
+                locks.mkdir(mode=0o700, exist_ok=True)
+                file = stack.enter_context((locks / name).open("a+"))
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    raise MachineError(Issue(f"the run {file.read()} is writing to {path}", "wait for it, or choose another path")) from None  # fmt: skip
+            except OSError as error:
+                raise machine_error(f"cannot lock {path} in {locks}", error, "set TMPDIR to another folder") from None
+            with suppress(OSError):  # the lock is held; only its name is not told where the disk is full
+                file.truncate(0)
+                file.write(record.folder.name)
+                file.flush()
             _swept(path)
         yield
 

@@ -11,6 +11,7 @@ import bz2
 import codecs
 import contextlib
 import csv as pycsv
+import fnmatch
 import functools
 import glob
 import gzip
@@ -21,6 +22,7 @@ import mmap
 import operator
 import os
 import re
+import stat
 import threading
 import uuid
 import zlib
@@ -28,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import polars as pl
 
@@ -44,6 +46,7 @@ _QUOTED_BLOCK = 1 << 20  # of which a few arrays are made
 _CUT = 30 << 20
 """About so many bytes of a large CSV make a partition: they are read into memory, and up to 32 MiB glibc keeps freed blocks.
 Larger ones are zeroed anew by the kernel each time, which takes up to as long as parsing them."""
+_T = TypeVar("_T")
 _BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error)  # what unpacking a damaged archive raises
 
 
@@ -821,7 +824,7 @@ def discover(
     kind = cast(str, formats[files[0]])
     if csv.separator == "," and kind == "csv" and all(".tsv" in _suffixes(f) for f in files):
         csv = replace(csv, separator="\t")
-    infos = [FileInfo(f, (s := os.stat(f)).st_size, s.st_mtime_ns) for f in files]
+    infos = [facts(f, root) for f in files]
     for i in infos:
         if not i.size:
             raise DataError(Issue(f"{_name(i.path, root)} is empty", "remove the file, or leave it out of `path`"))
@@ -910,15 +913,20 @@ def _name(path: str, root: str | Path) -> str:
 def matching(pattern: str, root: Path, format: str | None) -> list[str]:
     """The files that a path names: one, those of a folder, or those of a glob. Raises ConfigError when there are none."""
     full = os.path.join(root, pattern)
-    if os.path.isdir(full):
-        inside = (os.path.join(d, f) for d, _, fs in os.walk(full) for f in fs)
+    kind = _kind(full, root)
+    if kind == stat.S_IFDIR:
+
+        def unlisted(error: OSError) -> None:
+            if of_machine(error):
+                raise machine_error(f"cannot read {_name(error.filename, root)}", error, "see whether it is there")
+
+        inside = (os.path.join(d, f) for d, _, fs in os.walk(full, onerror=unlisted) for f in fs)
         visible = (f for f in inside if not re.search(r"(^|/)[._]", os.path.relpath(f, full).replace(os.sep, "/")))
         found = sorted(f for f in visible if _format(f) in ([format] if format else ["csv", "parquet"]))
-    elif os.path.exists(full):  # first: a name may hold [ or *
+    elif kind is not None:  # first: a name may hold [ or *
         found = [full]
     else:
-        hits = glob.glob(os.path.join(glob.escape(str(root)), pattern), recursive=True)
-        found = sorted(f for f in hits if os.path.isfile(f) and not os.path.basename(f).startswith("_"))
+        found = sorted(f for f in globbed(pattern, root) if not os.path.basename(f).startswith("_"))
     if not found:
         folder = full.rstrip("/") if os.path.isdir(full) else os.path.dirname(full)
         while not os.path.isdir(folder):
@@ -926,13 +934,72 @@ def matching(pattern: str, root: Path, format: str | None) -> list[str]:
         if folder == full.rstrip("/"):
             what, remedy = f"the folder {pattern} has no CSV or Parquet files", "name their `format`, or another folder"
         else:
-            known = sorted(name for name in os.listdir(folder) if not name.startswith((".", "_")))
+            known = sorted(name for name in _listed(folder, root) if not name.startswith((".", "_")))
             what, remedy = (
                 f"no file matches {pattern} (looked in {folder})",
                 did_you_mean(os.path.basename(full), known),
             )
         raise ConfigError(Issue(what, remedy))
     return [os.path.normpath(f) for f in found]
+
+
+def globbed(pattern: str, root: Path) -> list[str]:
+    """The files that glob.glob finds. It leaves out what cannot be looked at: the answer would be that of other files."""
+    places, parts = ["/" if os.path.isabs(pattern) else str(root)], pattern.lstrip("/").split("/")
+    for i, part in enumerate(parts):
+        if part == "**":
+            last = i == len(parts) - 1
+            folders = [place for place in places if _kind(place, root) == stat.S_IFDIR]
+            places = list(dict.fromkeys(below for folder in folders for below in _below(folder, root, last)))
+        elif glob.has_magic(part):
+            match = re.compile(fnmatch.translate(part)).match
+            named = ((place, name) for place in places for name in _listed(place, root) if match(name))
+            places = [os.path.join(*each) for each in named if part.startswith(".") or not each[1].startswith(".")]
+        else:
+            places = [os.path.join(place, part) for place in places]
+    return [place for place in dict.fromkeys(places) if _kind(place, root) == stat.S_IFREG]
+
+
+def _below(place: str, root: Path, files: bool) -> Iterator[str]:
+    """It, and all in it that is not hidden: folders and what links lead to, or files too."""
+
+    def entries(place: str) -> list[tuple[str, bool]]:
+        with os.scandir(place) as found:
+            return [(entry.name, entry.is_file(follow_symlinks=False)) for entry in found]
+
+    yield place
+    for name, is_file in _looked(place, root, entries) or ():
+        if not name.startswith(".") and (files or not is_file):
+            path = os.path.join(place, name)
+            yield from (path,) if is_file else _below(path, root, files)
+
+
+def _listed(place: str, root: Path) -> list[str]:
+    """The names in a folder; none in what is no folder."""
+    return _looked(place, root, os.listdir) or []
+
+
+def _kind(path: str, root: Path) -> int | None:
+    """Of a file or folder, where symbolic links lead; None: there is nothing."""
+    return _looked(path, root, lambda path: stat.S_IFMT(os.stat(path).st_mode))
+
+
+def _looked(path: str, root: Path, call: Callable[[str], _T]) -> _T | None:
+    """What the call finds there; None: nothing. Where that is not known, as of a mount that is lost, raises MachineError."""
+    try:
+        return call(path)
+    except ValueError:
+        return None
+    except OSError as error:
+        if of_machine(error):
+            raise machine_error(f"cannot read {_name(path, root)}", error, "see whether it is there") from None
+        return None
+
+
+def facts(path: str, root: Path) -> FileInfo:
+    with _reading(path, root):
+        found = os.stat(path)
+    return FileInfo(path, found.st_size, found.st_mtime_ns)
 
 
 def _open(path: str, start: bytes | None = None) -> IO[bytes]:

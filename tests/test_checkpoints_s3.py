@@ -105,9 +105,19 @@ def test_damage_on_s3_is_found(project: Path, server: Server) -> None:
     assert not stores.contents(store).partitions
 
 
+def test_a_url_with_a_slash_too_many(project: Path, server: Server) -> None:
+    path = on_s3(project, server, "bucket//mine/")
+    run(path)
+    store = store_of(load(path).spec)
+    assert stores.contents(store).partitions
+    assert "by_k: reused, 1 partition" in run(path)[1]
+
+
 def test_no_bucket_no_server_no_package(project: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MachineError, match="the store s3://none/kept"):
-        run(on_s3(project, server, "none"))
+        run(path := on_s3(project, server, "none"))
+    with pytest.raises(MachineError, match=r"cannot read the store s3://none/kept: .*bucket does not exist"):
+        stores.contents(store_of(load(path).spec))  # it is not empty: there is none
     server.every = 1
     with pytest.raises(MachineError, match="the store s3://bucket/kept"):
         run(on_s3(project, server))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import http.client
 import json
+import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import polars as pl
 import pytest
 
 from pipelines import DataError, MachineError, events, load
-from pipelines.errors import may_pass
+from pipelines.errors import machine_error, may_pass
+from pipelines.lower import Attempt
 from pipelines.run import execute
 
 COUNTED = """
@@ -155,8 +158,10 @@ def test_a_disk_that_does_not_answer_is_not_bad_data(
     else:
         with pytest.raises(MachineError, match=r"cannot read a.*Stale file handle(.|\n)*see whether the disk or mount"):
             execute(plan, "serial")
-        events.told.clear()  # that it was tried again: the next run in this process would hear it
         assert len(failures) == 4
+        (record,) = (project / "runs").glob("*/record.json")
+        assert len(json.loads(record.read_text())["retries"]) == 3  # in the record of a run that failed, too
+        assert not events.told  # the next run in this process does not hear it
 
 
 def test_a_disk_that_does_not_answer_while_one_plans(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +172,56 @@ def test_a_disk_that_does_not_answer_while_one_plans(project: Path, monkeypatch:
     monkeypatch.setattr("pyarrow.parquet.ParquetFile", gone)
     with pytest.raises(MachineError, match=r"cannot read a\.parquet: Stale file handle"):
         run(project, "  r: {read: a.parquet}\n")
+
+
+@pytest.mark.parametrize("step", [
+    "read: {path: data/*/a.csv}", "read: {path: data/**/*.csv}", "read: {path: data}", "read: {path: data/two/a.csv}",
+    "map: {files: data/*/a.csv, function: 'mine:size'}",
+])  # fmt: skip
+@pytest.mark.parametrize("lost", ["two", "two/a.csv"])
+def test_files_that_cannot_be_looked_at_are_not_left_out(
+    project: Path, monkeypatch: pytest.MonkeyPatch, step: str, lost: str
+) -> None:
+    """As of a mount that is lost: glob and os.walk pass over them, and the answer would be that of the other files."""
+    (project / "mine.py").write_text("def size(path: str) -> int:\n    return 1\n")
+    for name in ("one", "two"):
+        (project / "data" / name).mkdir(parents=True)
+        (project / "data" / name / "a.csv").write_text("x\n1\n")
+    gone = str(project / "data" / lost)
+
+    def losing(was: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any = ".", **options: Any) -> Any:
+            if str(path).startswith(gone):
+                raise OSError(errno.EIO, "Input/output error", path)
+            return was(path, **options)
+
+        return call
+
+    for name in ("stat", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, losing(getattr(os, name)))
+    said = r"c\.yaml:3:.*: cannot read data/two.*: Input/output error(.|\n)*see whether the disk or mount"
+    with pytest.raises(MachineError, match=said):
+        run(project, f"  s: {{{step}}}\n")
+
+
+def test_a_refusal_without_a_number_is_one_of_access() -> None:
+    """As s3fs says it of wrong credentials."""
+    assert "give this user access" in str(machine_error("cannot read", PermissionError("no such key"), "-"))
+
+
+def test_an_error_without_words_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.events.back_off", lambda tries: None)
+    tries = list[int]()
+
+    def once() -> pl.DataFrame:
+        tries.append(1)
+        if len(tries) == 1:
+            raise TimeoutError
+        return pl.DataFrame({"x": [1]})
+
+    assert len(Attempt(once, "stage", 3)()) == 1
+    assert [told.get("error") for told in events.told] == ["TimeoutError", None]
+    events.told.clear()
 
 
 def test_a_python_step_is_tried_again(project: Path) -> None:

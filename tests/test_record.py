@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -9,17 +10,74 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from pipelines import load
+from pipelines import MachineError, events, load
 from pipelines.cli import main
+from pipelines.errors import Issue
 from pipelines.learning.scores import Evaluation
-from pipelines.record import past
+from pipelines.record import Log, Record, past, recorded
 from tests.test_checkpoints import STEPS, config, data, run
+
+
+def test_a_record_that_cannot_be_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    was = Record.write
+
+    def write(record: Record) -> None:
+        if record.facts["state"] == "done":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        was(record)
+
+    path = config(data(project), STEPS.replace("${run}/out", f"{project}/out"))
+    monkeypatch.setattr(Record, "write", write)
+    with pytest.raises(
+        MachineError, match=r"the outputs are written, but the record in .* No space left(.|\n)*make room"
+    ):
+        run(path)
+    assert (project / "out.parquet").exists()
+    (found,) = past(project)
+    assert (found.state, found.facts["exit_code"]) == ("failed", 4)
+
+
+def test_a_run_is_alive_though_its_record_cannot_be_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = threading.Event()
+    monkeypatch.setattr("pipelines.record._LOOK_SECONDS", 0.01)
+    with recorded(load(config(data(project))).spec, Log(print)) as record:
+        record.beats.append(heard.set)
+        monkeypatch.setattr(record, "write", lambda: 1 / 0)
+        assert heard.wait(10)
+        monkeypatch.undo()
+
+
+def test_what_tasks_of_an_earlier_run_tell_is_not_heard(project: Path) -> None:
+    events.tell("retry", stage="m", error="late")  # beside it: a task that a timeout left at work
+    result, _ = run(config(data(project)), "threads")
+    assert json.loads((result.folder / "record.json").read_text())["retries"] == []
+
+
+def test_locks_that_cannot_be_made(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / f"pipelines-{os.getuid()}").write_text("somebody's")
+    monkeypatch.setattr("tempfile.tempdir", str(project))
+    with pytest.raises(MachineError, match=r"cannot lock .*out\.parquet in(.|\n)*set TMPDIR"):
+        run(config(data(project), STEPS.replace("${run}/out", f"{project}/out")))
+
+
+def test_what_cannot_be_tidied_does_not_hide_the_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def removed(left: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def commit(*given: Any) -> None:
+        raise MachineError(Issue("the disk is lost"))
+
+    monkeypatch.setattr("pipelines.run._removed", removed)
+    monkeypatch.setattr("pipelines.run._commit", commit)
+    with pytest.raises(MachineError, match="the disk is lost"):
+        run(config(data(project)))
 
 
 def test_a_record_says_all(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 import bz2
 import csv as pycsv
+import glob
 import gzip
 import io
 import lzma
+import os
 import pickle
 import time
 from datetime import date, datetime
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import ConfigError, DataError, PipelineError
-from pipelines.scan import Csv, Found, discover
+from pipelines.scan import Csv, Found, discover, globbed
 
 
 def put(path: Path, text: str | bytes) -> Path:
@@ -415,3 +417,22 @@ def test_parquet_files_must_agree(tmp_path):
     put(tmp_path / "c.parquet", "oops")
     with fails(DataError, "c.parquet is not a readable Parquet file"):
         find(tmp_path, "c.parquet")
+
+
+@pytest.mark.parametrize("pattern", [
+    "*", "*/**", "*.csv", "**", "**/*.csv", "**/**/a*", "d/*", "d/**", "*/a.csv", ".h/*", "**/.h/*", "[[]x].csv", "d//*.csv", "d/*.csv/",
+    "./*/../*.csv", "loop/**", "**/[!a].csv", "none/*", "a.csv/*", "ROOT/d/?.csv", "../*/a.csv", "d/a**v",
+])  # fmt: skip
+def test_globs_are_those_of_python(tmp_path: Path, pattern: str) -> None:
+    root = tmp_path / "[r]"
+    for name in ("a.csv", "b.csv", "[x].csv", "d/a.csv", "d/b.csv", "d/.c.csv", "d/e/a.csv", ".h/a.csv", ".h.csv"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x\n")
+    (root / "loop").mkdir()
+    (root / "loop/again").symlink_to(".")
+    (root / "loop/self").symlink_to("self")
+    (root / "link").symlink_to("d")
+    pattern = pattern.replace("ROOT", glob.escape(str(root)))
+    hits = glob.glob(os.path.join(glob.escape(str(root)), pattern), recursive=True)
+    expected = sorted({os.path.normpath(hit) for hit in hits if os.path.isfile(hit)})
+    assert sorted({os.path.normpath(path) for path in globbed(pattern, root)}) == expected

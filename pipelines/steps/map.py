@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import glob
 import inspect
 import math
 import numbers
@@ -21,7 +20,7 @@ from pydantic import Field
 from pipelines import events
 from pipelines.code import Function
 from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, may_pass, redacted
-from pipelines.scan import Drawn, FileInfo, linked
+from pipelines.scan import Drawn, FileInfo, facts, globbed, linked
 from pipelines.steps.base import Context, Dtype, Input, Problems, Step, in_order
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
 
@@ -220,8 +219,7 @@ class Map(Step):
         return [self.files] if self.files is not None else []
 
     def matching(self, root: Path, pattern: str) -> Sequence[str]:
-        found = sorted(glob.glob(pattern, root_dir=root, recursive=True))
-        return [str(root / name) for name in found if (root / name).is_file()]
+        return [str(Path(path)) for path in sorted(globbed(pattern, root))]
 
     def _items(
         self, problems: Problems, context: Context
@@ -230,10 +228,14 @@ class Map(Step):
         if sum(given is not None for given in (self.items, self.range, self.files)) != 1:
             problems.add((), "give the items as one of `items`, `range` and `files`", "items: [1, 2, 3]")
         elif self.files is not None:
-            if paths := self.matching(context.root, self.files):
-                facts = (FileInfo(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths)
-                return tuple(paths), pl.String(), tuple(facts)
-            problems.add(("files",), f"no file matches {self.files}", f"it is looked for in {context.root}")
+            try:
+                if paths := self.matching(context.root, self.files):
+                    return tuple(paths), pl.String(), tuple(facts(path, context.root) for path in paths)
+                problems.add(("files",), f"no file matches {self.files}", f"it is looked for in {context.root}")
+            except PipelineError as error:
+                for issue in error.issues:
+                    problems.add(("files",), issue.message, issue.remedy)
+                problems.exit_code = max(problems.exit_code, error.exit_code)
         elif self.range is not None:
             first, last = self.range
             if last < first:
