@@ -468,6 +468,10 @@ def test_a_lost_scheduler_costs_nothing_that_is_in_the_store(admin: Admin, s3: A
         found = s3.list_objects_v2(Bucket="bucket", Prefix=f"calls/{step}/").get("Contents", [])
         return sorted(int(each["Key"].split("/")[-1].split("-")[0]) for each in found)
 
+    def kept() -> int:
+        found = s3.list_objects_v2(Bucket="bucket", Prefix="store/v1/").get("Contents", [])
+        return sum(bool(re.fullmatch(r"store/v1/[0-9a-f]+/[^/]+\.json", each["Key"])) for each in found)
+
     steps = "".join(
         f"  {name}: {{map: {{function: mine:counted, range: [1, {last}], arguments: {{step: {name}}}}}{more}}}\n"
         for name, last, more in (("first", 20, ", checkpoint: disk"), ("second", 40, ""))
@@ -475,7 +479,10 @@ def test_a_lost_scheduler_costs_nothing_that_is_in_the_store(admin: Admin, s3: A
     path = runs.config(steps + "  both: {union: {}, from: [first, second]}\n  out: {write: '${run}/out.parquet'}\n", 0.4, secrets=["s3"])  # fmt: skip
     path.write_text("store: s3://bucket/store\n" + path.read_text())
     running = runs.start(*(["run", "config.yaml"] if way == "here" else ["k8s", "submit", "config.yaml", "--wait"]))
-    admin.wait("the second step", lambda: running.poll() is not None or len(calls("second")) > 4, 240)
+    # the second step begins while the last partition of the first is still written
+    admin.wait(
+        "the second step", lambda: running.poll() is not None or (len(calls("second")) > 4 and kept() == 20), 240
+    )
     (pod,) = admin.pods("scheduler")
     admin.run("delete", "pod", "-n", SPACE, pod["metadata"]["name"], "--grace-period=0", "--force")
     said = running.communicate(timeout=400)[0]
