@@ -83,13 +83,13 @@ def limbs(x: pl.Expr, name: str, reach: Reach) -> Exprs:
         odd = (~_within(x, -20, 30)).sum() + (count > _NEAR_ROWS)
     else:
         ok = _within(x, -57, 63)
+        beyond = ~ok
         if reach == "all":
-            odd = (~ok & x.is_finite()).sum()
+            beyond &= x.is_finite()
             special = pl.when(x.is_finite()).then(0.0).otherwise(x).sum()
-            rest = x.filter(~ok & x.is_finite()).implode()
+            rest = x.filter(beyond).implode()
             x = pl.when(ok).then(x).otherwise(0.0)
-        else:
-            odd = (~ok).sum()
+        odd = beyond.sum()
         scaled = x * _HIGH
         whole = scaled.round()
         high = whole.cast(pl.Int128, strict=False).sum()

@@ -71,23 +71,8 @@ def chunks_of(array: Any, builder: Builder, inputs: Sequence[Sequence[Ref]]) -> 
     from dask.core import flatten
 
     keys = list(flatten(array.__dask_keys__()))
-    builder.add(fused(array.__dask_graph__(), keys, {ref.key for refs in inputs for ref in refs}), Chunk)
+    builder.add(fused(array.__dask_graph__(), keys, {ref.key for refs in inputs for ref in refs}))
     return [Ref(key) for key in keys]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A task that Dask made: what NumPy refuses is said as what the data did."""
-
-    function: Any
-
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        try:
-            return self.function(*given, **named)
-        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
-            raise DataError(
-                Issue(f"NumPy cannot do this: {error}", "look at the arrays' shapes and numbers with --to")
-            ) from None
 
 
 def fused(graph: Any, keys: list[Any], given: Set[Any]) -> Mapping[Any, Any]:

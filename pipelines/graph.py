@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -14,6 +15,7 @@ from dask._task_spec import List, Task, TaskRef
 from dask.base import DaskMethodsMixin
 from dask.sizeof import sizeof
 
+from pipelines.errors import DataError, Issue
 from pipelines.exchange import Parcel, Room
 from pipelines.types import Schema
 from pipelines.values import Array, Value
@@ -47,6 +49,21 @@ def needed(graph: Graph, keys: Iterable[Key]) -> Graph:
     return found
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """A task that Dask made: what NumPy refuses is said as what the data did."""
+
+    function: Any
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        try:
+            return self.function(*given, **named)
+        except (ValueError, TypeError, IndexError, ArithmeticError) as error:
+            raise DataError(
+                Issue(f"NumPy cannot do this: {error}", "look at the arrays' shapes and numbers with --to")
+            ) from None
+
+
 class Tasks:
     """The tasks of one step that makes its own: see `steps.base.Builder`."""
 
@@ -68,11 +85,11 @@ class Tasks:
             self.graph[key] = Task(key, function, _argument(given))
         return Ref(key)
 
-    def add(self, tasks: Mapping[Any, Any], around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    def add(self, tasks: Mapping[Any, Any]) -> None:
         for key, node in tasks.items():
             self.graph[key] = node
             if type(node) is Task:  # not a list or dict of results
-                function = self.around(around(node.func))
+                function = self.around(Chunk(node.func))
                 self.graph[key] = Task(key, function, *node.args, _data_producer=node.data_producer, **node.kwargs)
         self.names.update(key[0] for key in tasks if isinstance(key, tuple))
 

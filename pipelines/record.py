@@ -233,9 +233,8 @@ def recorded(spec: Spec, log: Log) -> Iterator[Record]:
     except BaseException as error:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
         state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-        with suppress(
-            Exception
-        ):  # what tasks told since the last look; nor is it to be heard by this process's next run
+        # what tasks told since the last look; nor is it to be heard by this process's next run
+        with suppress(Exception):
             record.look()
         log.say(str(error) or type(error).__name__, level="error", show=False)
         with suppress(OSError):  # the error itself matters more

@@ -437,9 +437,8 @@ def _temporaries(staged: Staged, folder: Path, mark: str) -> Iterator[None]:
             if output is not None:
                 path = resolved(output, str(folder))
                 for left in path.parent.glob(f".{glob.escape(path.name)}.{mark}.*.tmp"):
-                    with suppress(
-                        OSError
-                    ):  # of a disk that is lost now the error before says more; `_swept` removes it
+                    # of a disk that is lost now the error before says more; `_swept` removes it
+                    with suppress(OSError):
                         _removed(left)
 
 

@@ -1333,10 +1333,9 @@ def _sample(
         frames += pl.collect_all(queries)  # one by one they take a millisecond each
     except pl.exceptions.PolarsError:
         for query in queries:
+            # what fails begins within quotes; errors in the data are found when they are read
             with contextlib.suppress(pl.exceptions.PolarsError):
-                frames.append(
-                    query.collect()
-                )  # else it begins within quotes; errors in the data are found when they are read
+                frames.append(query.collect())
     rows = pl.concat(frames, how="diagonal")
     types, notes = {}, []
     for c in columns:

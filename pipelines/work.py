@@ -33,8 +33,8 @@ class Builder(Protocol):
     def once(self, part: str, function: Callable[..., Any], given: Ref) -> Ref:
         """A task of one result that all steps share which ask for it; what it gives."""
 
-    def add(self, tasks: Mapping[Any, Any], around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Adds tasks that Dask made, with `around` their functions."""
+    def add(self, tasks: Mapping[Any, Any]) -> None:
+        """Adds tasks that Dask made."""
 
 
 @dataclass(frozen=True)

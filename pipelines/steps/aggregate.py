@@ -180,14 +180,8 @@ class Aggregate(Step):
     by: Texts = Field([], description="The key columns. NULL is a key like any other.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
-        keys = list[tuple[str, pl.DataType]]()
-        for i, name in enumerate(self.by):
-            if problems.column(("by", i), name, schema):
-                if schema[name].is_nested():
-                    problems.add(("by", i), f"{dtype_name(schema[name])} cannot be a key", "choose another column")
-                if name in self.by[:i]:
-                    problems.add(("by", i), f"{name!r} stands here twice", "remove one")
-                keys.append((name, schema[name]))
+        problems.keys("by", self.by, schema)
+        keys = [(name, schema[name]) for name in self.by if name in schema]
         calls = dict[tuple[str, float | None, bytes], Call]()
         mark = "~"  # states stand beside the keys: their names must not meet
         while any(name.startswith(mark) for name in self.by):

@@ -307,11 +307,10 @@ class Problems:
     def keys(self, option: str, names: Sequence[str], schema: Schema) -> None:
         """Columns by which rows are put together."""
         for i, name in enumerate(names):
-            if self.column((option, i), name, schema):
-                if schema[name].is_nested():
-                    self.add((option, i), f"{dtype_name(schema[name])} cannot be a key", "choose another column")
-                if name in names[:i]:
-                    self.add((option, i), f"{name!r} stands here twice", "remove one")
+            if self.column((option, i), name, schema) and schema[name].is_nested():
+                self.add((option, i), f"{dtype_name(schema[name])} cannot be a key", "choose another column")
+            if name in names[:i]:
+                self.add((option, i), f"{name!r} stands here twice", "remove one")
 
     def order(self, names: Sequence[str], descending: Sequence[str], schema: Schema) -> None:
         """The options `order_by` and `descending`."""

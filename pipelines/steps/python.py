@@ -200,11 +200,7 @@ class Python(Step):
     like: Literal["input"] | None = Field(None, description="Instead of `schema`: input = columns and types as given.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
-        for i, name in enumerate(self.by or []):
-            if problems.column(("by", i), name, schema) and schema[name].is_nested():
-                problems.add(("by", i), f"{dtype_name(schema[name])} cannot be a key", "choose another column")
-            if name in (self.by or [])[:i]:
-                problems.add(("by", i), f"{name!r} stands here twice", "remove one")
+        problems.keys("by", self.by or (), schema)
         if (self.columns is None) == (self.like is None):
             remedy = "add `schema: {column: type}`, or `like: input`"
             problems.add((), "say what the function returns: either `schema` or `like`", remedy)
