@@ -1369,12 +1369,15 @@ def _sample(
             with contextlib.suppress(pl.exceptions.PolarsError):
                 frames.append(query.collect())
     rows = pl.concat(frames, how="diagonal")
-    types, notes = {}, []
+    values = dict[str, pl.Series]()
     for c in columns:
         texts = rows[c].drop_nulls()
         filled = texts.filter(texts != "")  # a quoted empty field says nothing of the type
-        types[c], note = _type_of(filled if len(filled) else texts, csv)
-        notes += [f"column {c!r} {note}"] if note else []
+        values[c] = filled if len(filled) else texts
+        if csv.decimal == "," and values[c].str.contains(r"^[-+\d,.eE]+$").all():
+            values[c] = values[c].str.replace(",", ".", literal=True)
+    types = _types_of(values)
+    notes = [f"column {c!r} {note}" for c in columns if (note := _doubt(values[c], types[c]))]
     return types, notes
 
 
@@ -1394,24 +1397,40 @@ def _chunks(info: FileInfo, head: Head, csv: Csv, whole: bool = False) -> Iterat
                 yield part
 
 
-def _type_of(values: pl.Series, csv: Csv) -> tuple[pl.DataType, str]:
-    """The narrowest type that all values have; and what a reader should know about the guess."""
-    if csv.decimal == "," and values.str.contains(r"^[-+\d,.eE]+$").all():
-        values = values.str.replace(",", ".", literal=True)
+def _types_of(values: Mapping[str, pl.Series]) -> dict[str, pl.DataType]:
+    """Of each column the narrowest type that all its values have."""
+    fitting = {c: _fitting(texts) for c, texts in values.items()}
+    types = {c: next(found) for c, found in fitting.items()}
+    height = max(map(len, values.values()), default=0)
+    while doubtful := [c for c, dtype in types.items() if dtype != pl.String]:
+        # all at once: each time takes some milliseconds
+        padded = [values[c].extend_constant(values[c][0], height - len(values[c])).alias(c) for c in doubtful]
+        text = pl.DataFrame(padded).write_csv(include_header=False).encode()
+        source = Source("csv", Csv(), {c: types[c] for c in doubtful})
+        read = source._polars(text, source.schema, header=False, ignore_errors=True).collect(engine="in-memory")
+        if not (failed := [c for c in doubtful if read[c].null_count()]):
+            break
+        types |= {c: next(fitting[c]) for c in failed}  # a 13th month, a number beyond 64 bits
+    return types
+
+
+def _fitting(values: pl.Series) -> Iterator[pl.DataType]:
+    """Types that the values look like, the narrowest first."""
+    for dtype, pattern in _PATTERNS if len(values) else ():
+        if re.search(pattern, values[0]) and values.str.contains(pattern).all():
+            yield dtype
+    yield pl.String()
+
+
+def _doubt(values: pl.Series, dtype: pl.DataType) -> str:
+    """What a reader should know about the guess."""
     if values.is_empty():
-        return pl.String(), "is empty in all sampled rows: read as string; declare its type"
-    for dtype, pattern in _PATTERNS:
-        if not re.search(pattern, values[0]) or not values.str.contains(pattern).all():
-            continue
-        text = values.alias("v").to_frame().write_csv().encode()
-        if pl.read_csv(text, schema={"v": dtype}, ignore_errors=True)["v"].null_count():
-            continue  # a 13th month, a number beyond 64 bits
-        if dtype == pl.Int64 and (zeros := values.filter(values.str.contains(r"^0\d"))).len():
-            return dtype, f"has leading zeros ({zeros[0]!r}), read as int64: declare string to keep them"
-        return dtype, ""
-    if values.str.contains(_DATELIKE).all():
-        return pl.String(), f"looks like dates ({values[0]!r}), read as string: give their format in `dates`"
-    return pl.String(), ""
+        return "is empty in all sampled rows: read as string; declare its type"
+    if dtype == pl.Int64 and (zeros := values.filter(values.str.contains(r"^0\d"))).len():
+        return f"has leading zeros ({zeros[0]!r}), read as int64: declare string to keep them"
+    if dtype == pl.String and values.str.contains(_DATELIKE).all():
+        return f"looks like dates ({values[0]!r}), read as string: give their format in `dates`"
+    return ""
 
 
 class OptionError(ConfigError):
