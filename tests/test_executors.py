@@ -212,8 +212,8 @@ def test_ctrl_c_stops_cleanly(project: Path, executor: str) -> None:
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT,
     )  # fmt: skip
     assert run.stderr is not None
-    while "running" not in run.stderr.readline():
-        pass
+    while "running" not in (line := run.stderr.readline()):
+        assert line, "it ended before it ran"
     time.sleep(1.5)
     children = psutil.Process(run.pid).children(recursive=True)
     os.killpg(run.pid, signal.SIGINT)
