@@ -8,7 +8,6 @@ import io
 import itertools
 import math
 import os
-import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from pipelines.order import Order
 from pipelines.plan import digest
 from pipelines.source import RUN
 from pipelines.stages import Link, Stage, Staged, With
-from pipelines.steps.base import Apply, Input, Loader, Operation, Reduction
+from pipelines.steps.base import Apply, Loader, Operation, Reduction
 from pipelines.types import Schema
 from pipelines.work import Output, Ref
 
@@ -40,8 +39,6 @@ _SLOTS = 40_000
 """About so many pieces, at most, in one exchange: each costs 0.2 ms to write and read."""
 
 
-_AT_ONCE = threading.BoundedSemaphore(2)
-"""Large files that are read at the same time: each query reads ahead for all of Polars' threads, and two keep these busy."""
 _SLOW = set[tuple[str, ...]]()
 """Steps with values that the fastest way is not for: this process does not try it again, for each try reads the partition."""
 
@@ -80,18 +77,6 @@ class Program:
                 raise found from None
             raise self.failed(error) from None
 
-    def at_once(self, whole: Any, partitions: Sequence[Any], *sides: pl.DataFrame) -> pl.DataFrame:
-        """For a partition that stands for several of a source: their states as one."""
-        assert self.loader is not None
-        assert self.reduction is not None
-        try:
-            with _AT_ONCE:
-                return self.run(self.loader.scan(whole, self.columns), *sides)
-        except Exception:
-            # one after another they tell what is wrong, need memory for one, and are tried again as others are
-            states = [self.load(partition, *sides) for partition in partitions]
-        return self.collect(self.reduction.combine(pl.concat(states).lazy()), self.schema)
-
     def tables(self, *frames: pl.DataFrame) -> pl.DataFrame:
         """For one partition of each link."""
         try:
@@ -111,23 +96,19 @@ class Program:
         if self.reduction is None:
             return self.collect(self.query(frame, sides, self.applies), self.schema, self.by_row)
         state = self.reduction.state if self.after else self.schema
+        any_order = self.reduction.any_order and not self.in_order
         ways = self.reduction.ways
         *faster, last = ways[min(self.steps in _SLOW, len(ways) - 1) :]
         for way in faster:
-            result = self.collect(self.query(frame, sides, (*self.applies[:-1], way)), state, self.any_order)
+            result = self.collect(self.query(frame, sides, (*self.applies[:-1], way)), state, any_order)
             if not self.reduction.fails(result):
                 break
             _SLOW.add(self.steps)
         else:
-            result = self.collect(self.query(frame, sides, (*self.applies[:-1], last)), state, self.any_order)
+            result = self.collect(self.query(frame, sides, (*self.applies[:-1], last)), state, any_order)
         if not self.after:
             return result
         return self.collect(self.query(result.lazy(), sides, self.after), self.schema)
-
-    @property
-    def any_order(self) -> bool:
-        """Whether the state shows nothing of the order of rows."""
-        return self.reduction is not None and self.reduction.any_order and not self.in_order
 
     def query(
         self, frame: pl.LazyFrame, sides: Sequence[pl.DataFrame | None], applies: tuple[Apply | With, ...]
@@ -416,20 +397,14 @@ class Ending:
 
 
 def lower(
-    staged: Staged,
-    *,
-    room: Room | None = None,
-    ending: Ending | None = None,
-    durable: Durable | None = None,
-    one_process: bool = False,
+    staged: Staged, *, room: Room | None = None, ending: Ending | None = None, durable: Durable | None = None
 ) -> Lowered:
     """The one graph. With an `ending`, the targets' stages end in `Part`s; without, all partitions are tables.
 
     Exchanges use the `room`; without one, what a reader takes of a writer's rows is a task of its own. What is `durable` is
-    loaded where it is there, and else kept; tasks that nothing needs then are left out. In `one_process` few large tasks keep all
-    cores busy: there one task may do several partitions of a source.
+    loaded where it is there, and else kept; tasks that nothing needs then are left out.
     """
-    return _Lowering(staged, room, ending, durable, one_process).lowered()
+    return _Lowering(staged, room, ending, durable).lowered()
 
 
 @dataclass
@@ -438,7 +413,6 @@ class _Lowering:
     room: Room | None
     ending: Ending | None
     durable: Durable | None
-    one_process: bool
 
     def __post_init__(self) -> None:
         self.graph: Graph = {}
@@ -541,7 +515,7 @@ class _Lowering:
         kind = "source" if stage.input is not None else stage.links[0].exchange.kind
         bodies: list[tuple[Any, list[Any]]]
         if stage.input is not None:
-            bodies = self.source(stage, stage.input, program)
+            bodies = [(program.load, [partition]) for partition in stage.input.partitions]
         elif kind == "none":
             bodies = [(program.tables, [ref(key)]) for key in lowered.sources(stage.links[0])]
         elif kind == "hash":
@@ -556,7 +530,7 @@ class _Lowering:
         ship = self.cutter(*self.shipped[stage.key]) if stage.key in self.shipped else None
         # another name than that of the table: another graph may have both
         name = stage.key if ship is None else f"{stage.key}-{digest(self.shipped[stage.key][0].token)[:8]}"
-        self.keys[stage.key] = [(name, i) for i in range(len(bodies))]
+        self.keys[stage.key] = [(name, i) for i in range(stage.count)]
         nodes = [self.staged.plan.nodes[step] for step in stage.steps]
         retries = max(node.retries for node in nodes)
         for i, (key, (body, given)) in enumerate(zip(self.keys[stage.key], bodies, strict=True)):
@@ -575,20 +549,6 @@ class _Lowering:
             if self.ending is not None:
                 method = Attempt(method, stage.key, retries)
             self.graph[key] = task(key, method, *given, *others)
-
-    def source(self, stage: Stage, given: Input, program: Program) -> list[tuple[Any, list[Any]]]:
-        """A task for each partition; for several where they are read faster at once and nothing shows how rows are cut."""
-        kinds = [by.links[i].exchange.kind for by, i, _ in self.takers.get(stage.key, ())]
-        if not (self.one_process and given.at_once and kinds == ["tree"] and program.any_order) or (
-            stage.key in self.staged.durable or not all(isinstance(a, With) or _by_row(a) for a in stage.program[:-1])
-        ):
-            return [(program.load, [partition]) for partition in given.partitions]
-        bodies, start = list[tuple[Any, list[Any]]](), 0
-        for whole, count in given.at_once:
-            parts = given.partitions[start : start + count]
-            bodies.append((program.load, [whole]) if count == 1 else (program.at_once, [whole, parts]))
-            start += count
-        return bodies
 
     def whole(self, stage: Stage, index: int, lowered: Lowered) -> Any:
         """The table of a broadcast link, made once."""

@@ -163,11 +163,7 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         stack.enter_context(_temporaries(staged, folder, mark))  # outside: tasks still at work could leave more
         where = stack.enter_context(_room(spec, staged, executor))  # closed after the executor, whose tasks use it
         lowered = lower(
-            staged,
-            room=where,
-            ending=Ending(str(folder), mark, asked.head, executor.sees),
-            durable=durable,
-            one_process=executor.shares_memory and not spec.executor.memory_limit,
+            staged, room=where, ending=Ending(str(folder), mark, asked.head, executor.sees), durable=durable
         )
         doing = f"running {spec.name} on"
         if durable is not None:

@@ -46,8 +46,6 @@ _QUOTED_BLOCK = 1 << 20  # of which a few arrays are made
 _CUT = 30 << 20
 """About so many bytes of a large CSV make a partition: they are read into memory, and up to 32 MiB glibc keeps freed blocks.
 Larger ones are zeroed anew by the kernel each time, which takes up to as long as parsing them."""
-_AT_ONCE = 1 << 30
-"""The largest file that one task reads: some seconds, which is how long Ctrl-C may have to wait."""
 _T = TypeVar("_T")
 _BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error)  # what unpacking a damaged archive raises
 
@@ -85,8 +83,6 @@ class Piece:
     mtime_ns: int = 0
     names: tuple[str, ...] | None = None
     """The file's columns in its order, where that is not the schema's."""
-    at_once: bool = False
-    """Whether it stands for several pieces: where something is odd in it the query fails, and each of them is looked at."""
 
 
 Partition = tuple[Piece, ...]
@@ -171,18 +167,6 @@ class Source:
         )
         frames = [self._named(self._whole(read(p, wanted), p), p).select(wanted) for p in partition]
         return frames[0] if len(frames) == 1 else pl.concat(frames, how="vertical")
-
-    def at_once(self, partitions: Sequence[Partition]) -> Iterator[tuple[Partition, int]]:
-        """The pieces that a file was cut into as one, where Polars can read the file itself: it reads ahead while it parses."""
-        for path, group in groupby(partitions, lambda each: each[0].path if len(each) == 1 else None):
-            alike = list(group)
-            first, last = (alike[0][0], alike[-1][0]) if path is not None else (None, None)
-            whole = first and last and replace(first, stop=last.stop, at_once=True)
-            reads = self.format == "csv" and self.csv.bad_rows == "error"
-            if reads and whole and len(alike) > 1 and whole.stop <= _AT_ONCE and self._is_plain(whole):
-                yield (whole,), len(alike)
-            else:
-                yield from ((each, 1) for each in alike)
 
     def sample(self, partitions: Sequence[Partition]) -> Drawn:
         """About 20,000 rows from places all over the files, and how many rows there are: exact for Parquet and small CSV."""
@@ -439,10 +423,6 @@ class Source:
     def _check_quotes(self, piece: Piece, raw: bytes | None) -> None:
         """Raises DataError where texts would lose quotes, or be cut within them."""
         quote = _byte(self.csv.quote or "")
-        if not quote or not (_in_file(piece.path, quote) if raw is None else quote in raw):
-            return
-        if piece.at_once:
-            raise _OddRows("a look at each piece will tell")
         with contextlib.ExitStack() as stack:
             text: bytes | mmap.mmap
             if raw is None:
@@ -450,6 +430,8 @@ class Source:
                 text = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             else:
                 text = raw
+            if not quote or text.find(quote) < 0:
+                return
             first = _header_end(text[: 1 << 20], self.csv) if piece.start == 0 else 0
             stray = next(_strays(text, self.csv, first), None)
         if stray is not None:
@@ -482,7 +464,7 @@ class Source:
                 file = stack.enter_context(open(piece.path, "rb"))
                 raw = cast(bytes, stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
             first = _header_end(raw[: 1 << 20], self.csv) if piece.start == 0 else 0
-            step = max(4096, min(len(raw) // 16, _CUT // 16))
+            step = max(4096, len(raw) // 16)
             for at in range(first, len(raw), step):
                 begin = first if at == first else raw.find(b"\n", at) + 1
                 end = raw.find(b"\n", begin) if begin or at == first else -1
@@ -641,8 +623,6 @@ class Source:
         def check(odd: pl.Series) -> pl.Series:
             nonlocal counted
             if odd.any():
-                if piece.at_once:
-                    raise _OddRows("a look at each piece will tell")
                 with lock:  # no Polars in here: its threads would wait for one another
                     if not counted:
                         body = self._body(piece)
@@ -813,8 +793,6 @@ class Found:
     sampled: Mapping[str, pl.DataType]  # the types that were guessed
     notes: tuple[str, ...] = ()
     input_bytes: int = field(default=0)
-    at_once: tuple[tuple[Partition, int], ...] = ()
-    """See `Input.at_once`."""
 
 
 def discover(
@@ -904,8 +882,7 @@ def discover(
         for each in _partitions(files, spans, cuts)
     )
     source = Source(kind, csv, schema, str(root))
-    at_once = () if partitions is not None or finer > 1 else tuple(source.at_once(made))
-    return Found(source, made, tuple(infos), sampled, tuple(notes), sum(i.size for i in infos), at_once)
+    return Found(source, made, tuple(infos), sampled, tuple(notes), sum(i.size for i in infos))
 
 
 # Files
@@ -1222,15 +1199,6 @@ def _blocks(body: bytes) -> Iterator[bytes]:
         stop = body.find(b"\n", min(start + _BLOCK, len(body) - 1)) + 1
         yield body[start:stop]
         start = stop
-
-
-def _in_file(path: str, byte: bytes) -> bool:
-    block = bytearray(1 << 20)  # always the same: new memory for all of it takes several times as long
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(block):
-            if block.find(byte, 0, count) >= 0:
-                return True
-    return False
 
 
 def _header_line(names: Sequence[str], csv: Csv) -> bytes:

@@ -267,9 +267,6 @@ class Input:
     """Of the user's, that the loader calls."""
     rows: tuple[int, ...] | None = None
     """Of each partition, where that is known before it is read."""
-    at_once: tuple[tuple[Any, int], ...] = ()
-    """Partitions that are read faster than `partitions`, each with the number of those that it stands for. Reading one raises
-    where it takes a look at each of those to say what is wrong, or that nothing is."""
 
 
 class Problems:

@@ -176,7 +176,6 @@ class Read(Step):
             rows=tuple(sum(p.stop - p.start for p in partition) for partition in found.partitions)
             if found.source.format == "parquet"
             else None,
-            at_once=found.at_once,
         )
 
     def patterns(self) -> Sequence[str]:
