@@ -470,7 +470,8 @@ class Source:
                 end = raw.find(b"\n", begin) if begin or at == first else -1
                 waiting = set(dates)
                 while end >= 0:
-                    line = raw[begin:end].decode(errors="replace").rstrip("\r")
+                    # Python's reader raises for a line end amid a field
+                    line = raw[begin:end].decode(errors="replace").rstrip("\r").replace("\r", " ")
                     values = next(_reader([line], self.csv), [])
                     given = {c: values[i] for i, c in fields.items() if i < len(values) and values[i] not in nulls}
                     if any(not dates[c].fullmatch(value) for c, value in given.items()):
@@ -642,7 +643,7 @@ class Source:
         if not re.search(rb"[eE]\+?\d\d|\d{38}", body):
             return False
         indexes = [(self._names(piece).index(c), self.schema[c]) for c in floats]
-        for row in _reader(io.StringIO(body.decode(), newline=""), self.csv):
+        for row in _reader(io.StringIO(body.decode().replace("\r", " "), newline=""), self.csv):
             for i, dtype in indexes:
                 if i < len(row) and re.search(r"\d", row[i]) and row[i] not in self.csv.null_values:
                     try:
@@ -835,6 +836,7 @@ def discover(
         heads = _headers(infos, csv, root)
         columns = [head[0] for head in heads]
         names = _agreed(columns, infos, root, csv.missing)
+        _no_patterns(names)
         _known("dtypes", dtypes, names)
         _known("dates", dict(csv.dates), names)
         given = {**{c: _dated(c, f, dtypes.get(c)) for c, f in csv.dates}, **dtypes}
@@ -850,11 +852,13 @@ def discover(
         spans = sizes
     else:
         schema, columns, sizes, spans, groups = _parquet(infos, root, csv.missing)
+        _no_patterns(schema)
         _known("dtypes", dtypes, schema)
         schema = {c: dtypes.get(c, t) for c, t in schema.items()}
         cut = _row_cutter(spans, groups, exact=partitions is not None)
         divisible = [True] * len(files)
     if csv.file_column:
+        _no_patterns([csv.file_column])
         if csv.file_column in schema:
             what = f"file_column {csv.file_column!r} is already a column"
             raise OptionError(("file_column",), None, Issue(what, "choose another name"))
@@ -865,11 +869,6 @@ def discover(
         part = min(_CUT, partition_bytes) if kind == "csv" else partition_bytes
         names = [_name(f, root) for f in files]
         cuts = _by_size(names, sizes, divisible, cut, partition_bytes // finer, part // finer)
-    for name in schema:
-        if name == "*" or (name.startswith("^") and name.endswith("$")):
-            raise DataError(
-                Issue(f"a column is called {name!r}, which queries take for a pattern", "rename it in the files")
-            )
     own = {
         i.path: None
         if list(each) == list(schema)[: len(each)] and len(each) >= len(schema) - bool(csv.file_column)
@@ -883,6 +882,14 @@ def discover(
     )
     source = Source(kind, csv, schema, str(root))
     return Found(source, made, tuple(infos), sampled, tuple(notes), sum(i.size for i in infos))
+
+
+def _no_patterns(names: Iterable[str]) -> None:
+    for name in names:
+        if name == "*" or (name.startswith("^") and name.endswith("$")):
+            raise DataError(
+                Issue(f"a column is called {name!r}, which queries take for a pattern", "rename it in the files")
+            )
 
 
 # Files
@@ -1305,7 +1312,10 @@ _PATTERNS: tuple[tuple[pl.DataType, str], ...] = (
     (pl.Boolean(), r"^(true|false|True|False|TRUE|FALSE)$"),
     (pl.Date(), r"^\d{4}-\d\d-\d\d$"),
     (pl.Datetime("us"), r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,6})?$"),
-    (pl.Time(), r"^\d\d:\d\d:\d\d(\.\d{1,9})?$"),
+    (
+        pl.Time(),
+        r"^([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?$",
+    ),  # of others Polars raises, asked to ignore them or not
 )
 _DATELIKE = r"^(\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}|\d{4}[/.]\d{1,2}[/.]\d{1,2})( .*)?$"
 
