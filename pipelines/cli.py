@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, did_you_mean, redacted
+from pipelines.errors import ConfigError, Issue, MachineError, PipelineError, Stopped, did_you_mean, redacted
 from pipelines.k8s import commands as kubernetes
 from pipelines.pipeline import Pipeline, load
 from pipelines.spec import EXECUTORS, project_root
@@ -34,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = options.command(options)
         sys.stdout.flush()
+    except (KeyboardInterrupt, Stopped):
+        print("\nstopped; nothing half-written is left. The same command starts it again.", file=sys.stderr)
+        return 130
     except PipelineError as error:
         _complain(error.issues, error.notes)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("\nstopped; nothing half-written is left. The same command starts it again.", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # `| head` has seen enough
         _unheard(sys.stdout)
         return 0

@@ -7,6 +7,7 @@ import errno
 import json
 import re
 import socket
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from urllib.parse import quote
@@ -71,6 +72,18 @@ class MachineError(PipelineError):
     """The machine cannot do it: a full disk, a missing package, a cluster that does not answer."""
 
     exit_code = 4
+
+
+class Stopped(PipelineError):
+    """Ctrl-C, as a task in another thread than the main one says it: KeyboardInterrupt would end a cluster's event loop."""
+
+    exit_code = 130
+
+
+def stopped(error: KeyboardInterrupt) -> BaseException:
+    """What to raise instead: Polars tells of Ctrl-C in any thread."""
+    in_main = threading.current_thread() is threading.main_thread()
+    return error if in_main else Stopped(Issue("stopped by Ctrl-C"))
 
 
 _ENVIRONMENT = {

@@ -11,7 +11,7 @@ import re
 
 import polars as pl
 
-from pipelines.errors import DataError, Issue, of_machine
+from pipelines.errors import DataError, Issue, of_machine, stopped
 from pipelines.types import Schema, dtype_name
 
 VERSION = f"polars-{pl.__version__}-2"
@@ -41,6 +41,8 @@ def collect(frame: pl.LazyFrame, schema: Schema, *, streams: bool = False) -> pl
         if "overflow" in str(error):
             raise DataError(Issue(str(error).split("\n", 1)[0], "cast to double before computing")) from None
         raise KernelError(f"{type(error).__name__}: {error}") from None
+    except KeyboardInterrupt as error:
+        raise stopped(error) from None
     except pl.exceptions.PanicException as error:  # a BaseException: uncaught, it hangs a Dask client
         raise KernelError(f"Polars panicked: {error}") from None
     if dict(result.schema) != dict(schema):

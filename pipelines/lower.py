@@ -18,7 +18,17 @@ import polars as pl
 
 from pipelines import events, kernel
 from pipelines.checkpoint import Durable, Load
-from pipelines.errors import DataError, Issue, MachineError, PipelineError, Place, machine_error, may_pass, of_machine
+from pipelines.errors import (
+    DataError,
+    Issue,
+    MachineError,
+    PipelineError,
+    Place,
+    machine_error,
+    may_pass,
+    of_machine,
+    stopped,
+)
 from pipelines.exchange import Cuts, Hash, Parcel, Point, Range, Room, Share, Shares, apart, within
 from pipelines.graph import Graph, Key, Table, Tasks, needed, ref, refs, task
 from pipelines.order import Order
@@ -245,6 +255,8 @@ def _retried(call: Callable[..., Any], given: Sequence[Any], stage: str, retries
     for tries in itertools.count():
         try:
             return call(*given)
+        except KeyboardInterrupt as error:
+            raise stopped(error) from None
         except Exception as error:
             if tries == retries or not may_pass(error):
                 raise

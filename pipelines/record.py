@@ -232,7 +232,7 @@ def recorded(spec: Spec, log: Log) -> Iterator[Record]:
         yield record
     except BaseException as error:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
-        state = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        state = "stopped" if code == 130 else "failed"
         # what tasks told since the last look; nor is it to be heard by this process's next run
         with suppress(Exception):
             record.look()

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -224,6 +225,35 @@ def test_ctrl_c_stops_cleanly(project: Path, executor: str) -> None:
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     assert {p.name for p in project.iterdir()} - {"__pycache__"} == {"nap.yaml", "nap_of_test.py", "runs"}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_ctrl_c_amid_queries(project: Path, executor: str) -> None:
+    """Polars tells of it in the thread of the query, too."""
+    rows = (ROOT / "data/stocks/AAPL.csv").read_text().split("\n", 1)
+    (project / "one").write_text(rows[0] + "\n" + rows[1] * (60_000_000 // len(rows[1])))
+    for i in range(60):
+        (project / f"{i}.csv").symlink_to(project / "one")
+    config = project / "c.yaml"
+    config.write_text(
+        "steps:\n  prices: {read: '*.csv'}\n  means: {aggregate: {by: [Date], m: avg(Open), l: max(Close)}}\n  out: {write: out.csv}\n"
+    )
+    for _ in range(3):
+        run = subprocess.Popen(
+            [sys.executable, "-m", "pipelines", "run", str(config), "--executor", executor],
+            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT,
+        )  # fmt: skip
+        assert run.stderr is not None
+        while "running" not in (line := run.stderr.readline()):
+            assert line, "it ended before it ran"
+        time.sleep(1)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+        assert (run.returncode, "Traceback" in said, "stopped" in said) == (130, False, True), said
+        [record] = [json.loads(path.read_text()) for path in (project / "runs").glob("*/record.json")]
+        assert record["state"] == "stopped"
+        shutil.rmtree(project / "runs")
+        (project / "runs").mkdir()
 
 
 def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
