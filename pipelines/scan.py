@@ -1312,10 +1312,8 @@ _PATTERNS: tuple[tuple[pl.DataType, str], ...] = (
     (pl.Boolean(), r"^(true|false|True|False|TRUE|FALSE)$"),
     (pl.Date(), r"^\d{4}-\d\d-\d\d$"),
     (pl.Datetime("us"), r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,6})?$"),
-    (
-        pl.Time(),
-        r"^([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?$",
-    ),  # of others Polars raises, asked to ignore them or not
+    # of a time that is none Polars raises, asked to ignore it or not
+    (pl.Time(), r"^([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?$"),
 )
 _DATELIKE = r"^(\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}|\d{4}[/.]\d{1,2}[/.]\d{1,2})( .*)?$"
 

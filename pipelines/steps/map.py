@@ -6,7 +6,6 @@ import inspect
 import math
 import numbers
 import os
-import threading
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from pydantic import Field
 
 from pipelines import events
 from pipelines.code import Function
-from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, may_pass, redacted
+from pipelines.errors import DataError, Issue, PipelineError, did_you_mean, may_pass, redacted, stopped
 from pipelines.scan import Drawn, FileInfo, facts, globbed, linked
 from pipelines.steps.base import Context, Dtype, Input, Problems, Step, in_order
 from pipelines.types import DTYPES, Schema, dtype_name, parse_dtype
@@ -65,9 +64,9 @@ class Mapped:
                 try:
                     values, error = self.columns(function(item, **self.arguments), names), None
                     break
+                except KeyboardInterrupt as problem:
+                    raise stopped(problem) from None
                 except BaseException as problem:  # a panic, a sys.exit(): uncaught, they end a worker
-                    if isinstance(problem, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                        raise  # Ctrl-C, which reaches no other thread
                     error = _told(problem)
                     if not may_pass(problem):
                         break
