@@ -252,7 +252,7 @@ def test_stray_quotes_are_found_in_blocks_of_any_size(monkeypatch: pytest.Monkey
     texts = ['a, "b\n,c"\nd,"e"f"\n', '"a""b","c"\n5" or 6"\n', ' "x\ny"\n"z"\n"u"v"', '"\n\n""",1\n,"a"b,"c"\n']
     for text, expected in zip(texts, [[3, 14], [], [1, 13], [12]], strict=True):
         for size in (1, 3, 8, 1 << 20):
-            monkeypatch.setattr(scan, "_QUOTED_BLOCK", size)
+            monkeypatch.setattr(scan, "_ARRAYS_BLOCK", size)
             assert list(scan._strays(text.encode(), scan.Csv())) == expected
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import ConfigError, DataError, PipelineError
-from pipelines.scan import Csv, Found, discover, globbed
+from pipelines.scan import Csv, Found, Source, discover, globbed
 
 
 def put(path: Path, text: str | bytes) -> Path:
@@ -285,6 +285,21 @@ def test_short_rows_are_found_before_filters(tmp_path):
     frame = found.source.scan(found.partitions[0], ["k"]).filter(pl.col("k") == 1)
     with pytest.raises(Exception, match="too few or too many fields"):
         frame.collect(engine="in-memory")
+
+
+def test_texts_are_looked_at_for_what_is_odd_alone(tmp_path, monkeypatch):
+    """To look for numbers beyond their type takes longer than to read them."""
+    looks = list[str]()
+    for name in ("_ragged", "_beyond"):
+        look = getattr(Source, name)
+        monkeypatch.setattr(Source, name, lambda *a, look=look, name=name: (looks.append(name), look(*a))[1])
+    put(tmp_path / "a.csv", "k,v,w\n1,2.5,\n3,4.5,\n")
+    rows(tmp_path)
+    assert set(looks) == {"_ragged"}
+    looks.clear()
+    put(tmp_path / "a.csv", "k,v,w\n1,inf,x\n3,4.5,y\n")
+    rows(tmp_path)
+    assert set(looks) == {"_beyond"}
 
 
 def test_empty_last_fields_are_no_short_rows(tmp_path):
