@@ -35,7 +35,7 @@ from typing import IO, Any, TypeVar, cast
 import polars as pl
 
 from pipelines.errors import ConfigError, DataError, Issue, did_you_mean, machine_error, of_machine
-from pipelines.types import dtype_name
+from pipelines.types import dtype_name, is_pattern
 
 _CSV, _PARQUET, _PACKED = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".gz", ".zst", ".bz2", ".xz")
 _SAMPLE_BYTES, _SAMPLE_FILES, _FILES_PER_PARTITION = 1 << 16, 16, 32
@@ -397,20 +397,23 @@ class Source:
         if any(types[c] == pl.String for c in names if c in wanted):
             self._check_quotes(piece, source if isinstance(source, bytes) else None)
         self._check_dates(piece, [c for c in names if c in wanted], source if isinstance(source, bytes) else None)
-        odd = list[pl.Expr]()
+        odd, looks = list[pl.Expr](), list[Callable[[], None]]()
         if self.csv.ragged is None:
             frame = self._polars(source, types, header=header)
         else:
-            # One column more than there is: what is in it was too much. It costs the reading of the last column.
+            # One column more than there is: what is in it was too much. It costs the reading of the last column, which
+            # Polars fills with nulls in short rows.
             more = max(names, key=len) + "~"
             frame = self._polars(source, {**types, more: pl.String()}, header=header)
             odd.append(pl.col(names[-1]).is_null() | pl.col(more).is_not_null())
+            looks.append(functools.partial(self._check_lengths, piece))
         if floats := [c for c in names if types[c].is_float()]:
+            # what Polars makes of numbers beyond the type
             odd.append(functools.reduce(operator.or_, (pl.col(c).is_infinite() for c in floats)))
+            looks.append(functools.partial(self._check_numbers, piece, floats))
         if odd:
-            # as an elementwise predicate the check is pushed into the reader, before any row is dropped
-            check = self._checker(piece, floats)
-            frame = frame.filter(pl.map_batches(odd, check, pl.Boolean(), is_elementwise=True))
+            # as an elementwise predicate the checks are pushed into the reader, before any row is dropped
+            frame = frame.filter(pl.map_batches(odd, _looking(looks), pl.Boolean(), is_elementwise=True))
         return frame.with_columns(
             self._parse(c, formats[c], strict=True) for c in wanted if c in formats and c in names
         )
@@ -613,30 +616,16 @@ class Source:
             glob=False,
         )
 
-    def _checker(self, piece: Piece, floats: Sequence[str]) -> Callable[[Sequence[pl.Series]], pl.Series]:
-        """A predicate that is always true, unless the piece has a row with too few or too many fields: then it raises.
+    def _check_lengths(self, piece: Piece) -> None:
+        """Raises where a row has too few or too many fields, or a quote is where readers differ."""
+        body = self._body(piece)
+        if self._ragged(body, len(self._names(piece))) or self._stray(body) is not None:
+            raise _OddRows("a row has too few or too many fields")
 
-        Polars fills short rows with nulls, so only a null in the last column makes an exact count necessary; and numbers
-        beyond the type are infinite, so only an infinity makes a look at the texts necessary.
-        """
-        lock, looked = threading.Lock(), set[str]()
-
-        def check(odd: Sequence[pl.Series]) -> pl.Series:
-            # no Polars where the lock is held: its threads would wait for one another
-            if self.csv.ragged is not None and odd[0].any():
-                with lock:
-                    body = self._body(piece) if "rows" not in looked else b""
-                    if self._ragged(body, len(self._names(piece))) or self._stray(body) is not None:
-                        raise _OddRows("a row has too few or too many fields")
-                    looked.add("rows")
-            if floats and odd[-1].any():
-                with lock:
-                    if "numbers" not in looked and self._beyond(piece, self._body(piece), floats):
-                        raise _OddRows("a number is too large for its type")
-                    looked.add("numbers")
-            return pl.Series([True]).new_from_index(0, len(odd[0]))
-
-        return check
+    def _check_numbers(self, piece: Piece, floats: Sequence[str]) -> None:
+        """Raises where a number in these columns is beyond its type."""
+        if self._beyond(piece, self._body(piece), floats):
+            raise _OddRows("a number is too large for its type")
 
     def _beyond(self, piece: Piece, body: bytes, floats: Sequence[str]) -> bool:
         """Is there a number beyond its type in these columns?"""
@@ -691,16 +680,16 @@ class Source:
         body, first = _unquoted(body, self.csv), 0
         for block in _blocks(body):
             codes = np.frombuffer(block, np.uint8)
-            ended = codes == ord("\n")
-            marks = ended[np.flatnonzero(ended | (codes == ord(self.csv.separator)))]
+            ended, separating = codes == ord("\n"), codes == ord(self.csv.separator)
+            marks = ended[np.flatnonzero(ended | separating)]
             count, left = divmod(len(marks), expected)
             if not left and marks[expected - 1 :: expected].all() and np.count_nonzero(marks) == count:
                 first += count  # of the marks each `expected`th is a line end, and no other
                 continue
             ends = np.flatnonzero(ended)
-            separators = np.searchsorted(np.flatnonzero(codes == ord(self.csv.separator)), ends)
+            separators = np.searchsorted(np.flatnonzero(separating), ends)
             surplus = np.diff(separators, prepend=0) - (expected - 1)
-            tail = codes[ends - 1 - (codes[ends - 1] == ord("\r"))] == ord(self.csv.separator)
+            tail = separating[ends - 1 - (codes[ends - 1] == ord("\r"))]
             bad = np.flatnonzero((surplus != 0) & ~((surplus == 1) & tail))
             if len(bad):
                 row = int(bad[0])
@@ -893,7 +882,7 @@ def discover(
 
 def _no_patterns(names: Iterable[str]) -> None:
     for name in names:
-        if name == "*" or (name.startswith("^") and name.endswith("$")):
+        if is_pattern(name):
             raise DataError(
                 Issue(f"a column is called {name!r}, which queries take for a pattern", "rename it in the files")
             )
@@ -1213,6 +1202,22 @@ def _blocks(body: bytes) -> Iterator[bytes]:
         stop = body.find(b"\n", min(start + _ARRAYS_BLOCK, len(body) - 1)) + 1
         yield body[start:stop]
         start = stop
+
+
+def _looking(looks: Sequence[Callable[[], None]]) -> Callable[[Sequence[pl.Series]], pl.Series]:
+    """A predicate that is always true. For each series, of what is odd: the first true value in it has the text looked at, once."""
+    lock, waiting = threading.Lock(), dict(enumerate(looks))
+
+    def check(odd: Sequence[pl.Series]) -> pl.Series:
+        for i, series in enumerate(odd):
+            if series.any():
+                with lock:  # no Polars in here: its threads would wait for one another
+                    if i in waiting:
+                        waiting[i]()
+                        del waiting[i]
+        return pl.Series([True]).new_from_index(0, len(odd[0]))
+
+    return check
 
 
 def _header_line(names: Sequence[str], csv: Csv) -> bytes:

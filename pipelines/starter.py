@@ -16,7 +16,7 @@ from pipelines.source import Node, scalar_text
 from pipelines.spec import project_root
 from pipelines.steps.base import Context, Input, Problems
 from pipelines.steps.read import Read
-from pipelines.types import Schema, dtype_name
+from pipelines.types import Schema, dtype_name, is_pattern
 
 _ROWS = 1000
 _MOST_GROUPS = 50
@@ -51,7 +51,7 @@ def config(data: str, output: Path) -> str:
     shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
     looked = _look(shown, root)
     schema = looked.given.schema
-    usable = [name for name in schema if not _is_pattern(name)]
+    usable = [name for name in schema if not is_pattern(name)]
     key = _key(looked.rows, usable)
     numbers = _numbers(schema, [name for name in usable if name != key])
     lines = [
@@ -129,11 +129,6 @@ def _options(path: str, root: Path) -> dict[str, Any]:
         if count:
             found["separator"] = mark
     return found
-
-
-def _is_pattern(name: str) -> bool:
-    """Whether Polars takes the name for a pattern of names."""
-    return name == "*" or (name.startswith("^") and name.endswith("$"))
 
 
 def _types(given: Input) -> list[str]:

@@ -151,3 +151,8 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def is_pattern(name: str) -> bool:
+    """Whether Polars takes the name for a pattern of names."""
+    return name == "*" or (name.startswith("^") and name.endswith("$"))

@@ -201,13 +201,8 @@ def test_bad_data_is_one_clear_error_and_leaves_nothing(project: Path, executor:
     assert record["exit_code"] == 3
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_ctrl_c_stops_cleanly(project: Path, executor: str) -> None:
-    (project / "nap_of_test.py").write_text("import time\ndef nap(n: int) -> int:\n    time.sleep(0.3)\n    return n\n")
-    config = project / "nap.yaml"
-    config.write_text(
-        f"steps:\n  naps:\n    map: {{function: 'nap_of_test:nap', items: {list(range(200))}}}\n  out:\n    write: out.csv\n"
-    )
+def begun(config: Path, executor: str) -> subprocess.Popen[str]:
+    """A run in a process of its own, which is at its tasks."""
     run = subprocess.Popen(
         [sys.executable, "-m", "pipelines", "run", str(config), "--executor", executor],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT,
@@ -215,6 +210,17 @@ def test_ctrl_c_stops_cleanly(project: Path, executor: str) -> None:
     assert run.stderr is not None
     while "running" not in (line := run.stderr.readline()):
         assert line, "it ended before it ran"
+    return run
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_ctrl_c_stops_cleanly(project: Path, executor: str) -> None:
+    (project / "nap_of_test.py").write_text("import time\ndef nap(n: int) -> int:\n    time.sleep(0.3)\n    return n\n")
+    config = project / "nap.yaml"
+    config.write_text(
+        f"steps:\n  naps:\n    map: {{function: 'nap_of_test:nap', items: {list(range(200))}}}\n  out:\n    write: out.csv\n"
+    )
+    run = begun(config, executor)
     time.sleep(1.5)
     children = psutil.Process(run.pid).children(recursive=True)
     os.killpg(run.pid, signal.SIGINT)
@@ -239,13 +245,7 @@ def test_ctrl_c_amid_queries(project: Path, executor: str) -> None:
         "steps:\n  prices: {read: '*.csv'}\n  means: {aggregate: {by: [Date], m: avg(Open), l: max(Close)}}\n  out: {write: out.csv}\n"
     )
     for _ in range(3):
-        run = subprocess.Popen(
-            [sys.executable, "-m", "pipelines", "run", str(config), "--executor", executor],
-            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT,
-        )  # fmt: skip
-        assert run.stderr is not None
-        while "running" not in (line := run.stderr.readline()):
-            assert line, "it ended before it ran"
+        run = begun(config, executor)
         time.sleep(1)
         run.send_signal(signal.SIGINT)
         _, said = run.communicate(timeout=60)

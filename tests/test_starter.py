@@ -174,9 +174,8 @@ NAMES = st.one_of(
 )
 def test_any_column_names(names: list[str], kinds: list[str], ending: str) -> None:
     """Texts to group by and numbers to compute with, in columns of any name."""
-    names = [
-        name for name in names if name != "*" and not re.fullmatch(r"(?s)\^.*\$", name)
-    ]  # refused: they are patterns
+    # patterns are refused
+    names = [name for name in names if name != "*" and not re.fullmatch(r"(?s)\^.*\$", name)]
     if ending == "csv":
         names = [name for name in names if '"' not in name]  # which Polars does not read in a header
     values = {"text": ["u", "v", "u", "v"], "number": [1.5, 2.5, 3.5, -1.0], "flag": [True, False, True, True]}

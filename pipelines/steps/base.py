@@ -15,7 +15,7 @@ from pipelines.errors import Issue, PipelineError, did_you_mean
 from pipelines.order import Order
 from pipelines.scan import Drawn, FileInfo
 from pipelines.source import Node
-from pipelines.types import NAMED, Schema, dtype_name
+from pipelines.types import NAMED, Schema, dtype_name, is_pattern
 from pipelines.values import Kind, Value
 from pipelines.work import Output, Work
 
@@ -288,7 +288,7 @@ class Problems:
         """A name that is empty, or that Polars takes for a pattern, is an issue at the key `name` of the mapping at `path`."""
         if not name:
             self.key(path, name, "a column without a name", "give it one: a CSV file without it is not read again")
-        elif name == "*" or (name.startswith("^") and name.endswith("$")):
+        elif is_pattern(name):
             self.key(path, name, f"the column name {name!r} would be taken for a pattern", "choose another name")
 
     def column(self, path: tuple[str | int, ...], name: str, schema: Schema) -> bool:
