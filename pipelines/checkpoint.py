@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import polars as pl
+import xxhash
 
 from pipelines import events, kernel
 from pipelines.errors import Issue, MachineError, machine_error, redacted
@@ -38,7 +39,7 @@ _LONG_NAME = 50
 """Characters: four bytes each fit a file name."""
 PACKED = {"packed as": pl.String(), "packed": pl.Binary()}
 """The columns of arrays, models and metrics in a store."""
-FORMAT = "v1"
+FORMAT = "v2"
 """The folder, in a store's, of all that this version reads."""
 ALIVE_SECONDS = 30.0
 """How often a run says that it is alive; after ten times that it is not."""
@@ -65,7 +66,7 @@ class Name:
 
     def file(self, manifest: Manifest) -> str:
         """Where the rows are. Two that write the same partition at once, with states in other orders, have a file each."""
-        return f"{self.path}.{manifest.sha256[:16]}.parquet"
+        return f"{self.path}.{manifest.checksum[:16]}.parquet"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Manifest:
     key: str
     rows: int
     size: int
-    sha256: str
+    checksum: str
+    """Of the file: XXH3 with 128 bits, in hexadecimal. It tells what was torn or flipped; nothing here is signed."""
     schema: tuple[tuple[str, str], ...]
     layout: tuple[int, int]
     """(index, number of partitions) in the table of who wrote it."""
@@ -235,7 +237,7 @@ class Store:
             key=name.key,
             rows=len(frame),
             size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
+            checksum=xxhash.xxh3_128_hexdigest(content),
             schema=_texts(frame.schema),
             kernel=kernel.VERSION,
             written=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -253,7 +255,7 @@ class Store:
     def whole(self, name: Name, manifest: Manifest) -> bytes:
         """A partition's file. Raises Damaged, and forgets the partition, when it is not what was kept."""
         content = self.read(name.file(manifest))
-        if content is not None and hashlib.sha256(content).hexdigest() == manifest.sha256:
+        if content is not None and xxhash.xxh3_128_hexdigest(content) == manifest.checksum:
             return content
         self.forget(name)
         wrong = "is gone" if content is None else "is not what was written"

@@ -155,10 +155,10 @@ def described(found: Contents, folder: str) -> str:
     first = mine[0][1]
     text = [f"{first.pipeline}, step {first.step}, made with {first.kernel}", "columns:"]
     text += [f"  {name}: {dtype}" for name, dtype in first.schema]
-    rows = [("partition", "rows", "size", "written", "sha256", "key")]
+    rows = [("partition", "rows", "size", "written", "checksum", "key")]
     for name, m in mine:
         of = f"{m.layout[0] + 1} of {m.layout[1]}"
-        rows.append((of, f"{m.rows:,}", size_text(m.size), m.written, m.sha256[:12], name.key))
+        rows.append((of, f"{m.rows:,}", size_text(m.size), m.written, m.checksum[:12], name.key))
     return "\n".join([*text, columns(rows)])
 
 

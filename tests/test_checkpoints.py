@@ -513,7 +513,7 @@ def test_chunks_of_another_size_are_other_chunks(project: Path) -> None:
         return run(config(project, steps + "  m: {reduce: {values: {n: count, s: sum}}}\n"))[0].outputs["m"].metrics
 
     first = counted(65536)
-    smaller = min(project.glob("runs/.store/v1/*/*.parquet"), key=lambda path: path.stat().st_size)
+    smaller = min(project.glob(f"runs/.store/{FORMAT}/*/*.parquet"), key=lambda path: path.stat().st_size)
     smaller.unlink()
     assert counted(81920) == first == {"n": 100_000.0, "s": first["s"]}
 
@@ -556,7 +556,7 @@ def test_a_file_that_changes_while_it_is_mapped_is_not_kept(project: Path) -> No
     steps = "  m: {map: {function: 'mine:swapped', files: '*.txt'}, checkpoint: disk}\n"
     with pytest.raises(DataError, match=r"f.txt has changed since the plan was made"):
         run(config(project, steps))
-    assert not list(project.glob("runs/.store/v1/*/*.parquet"))
+    assert not list(project.glob(f"runs/.store/{FORMAT}/*/*.parquet"))
 
 
 def test_a_manifest_with_a_flipped_bit_is_not_trusted(project: Path) -> None:
@@ -564,7 +564,7 @@ def test_a_manifest_with_a_flipped_bit_is_not_trusted(project: Path) -> None:
     path = config(project, "  t: {read: t.csv, checkpoint: disk}\n")
     run(path)
     (manifest,) = (
-        path for path in project.glob("runs/.store/v1/*/*.json") if path.parent.name not in ("uses", "steps")
+        path for path in project.glob(f"runs/.store/{FORMAT}/*/*.json") if path.parent.name not in ("uses", "steps")
     )
     manifest.write_text(manifest.read_text().replace('"rows": 3', '"rows": 7'))
     _, said = run(path)
@@ -583,7 +583,7 @@ def test_gc_removes_notes_that_cannot_be_read(project: Path, capsys: pytest.Capt
     (project / "t.csv").write_text("a\n1\n")
     path = config(project, "  t: {read: t.csv, checkpoint: disk}\n")
     run(path)
-    note = project / "runs/.store/v1/uses/torn.json"
+    note = project / f"runs/.store/{FORMAT}/uses/torn.json"
     note.write_text('{"host": "x')
     monkeypatch.chdir(project)
     assert main(["store", "gc", "--older-than", "0"]) == 0

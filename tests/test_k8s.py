@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines.checkpoint import FORMAT
 from tests.test_k8s_manifests import kustomized
 
 pytestmark = [pytest.mark.k8s, pytest.mark.timeout(600)]
@@ -469,8 +470,8 @@ def test_a_lost_scheduler_costs_nothing_that_is_in_the_store(admin: Admin, s3: A
         return sorted(int(each["Key"].split("/")[-1].split("-")[0]) for each in found)
 
     def kept() -> int:
-        found = s3.list_objects_v2(Bucket="bucket", Prefix="store/v1/").get("Contents", [])
-        return sum(bool(re.fullmatch(r"store/v1/[0-9a-f]+/[^/]+\.json", each["Key"])) for each in found)
+        found = s3.list_objects_v2(Bucket="bucket", Prefix=f"store/{FORMAT}/").get("Contents", [])
+        return sum(bool(re.fullmatch(rf"store/{FORMAT}/[0-9a-f]+/[^/]+\.json", each["Key"])) for each in found)
 
     steps = "".join(
         f"  {name}: {{map: {{function: mine:counted, range: [1, {last}], arguments: {{step: {name}}}}}{more}}}\n"

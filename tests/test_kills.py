@@ -87,7 +87,7 @@ def hashes(project: Path, folder: Path) -> dict[str, str]:
 
 def manifests(project: Path) -> dict[str, str]:
     """Of all partitions that the store names: what is in their files."""
-    return {path.stem: json.loads(path.read_text())["sha256"] for path in (project / "runs/.store" / FORMAT).glob("*/*.json") if len(path.parent.name) == 16}  # fmt: skip
+    return {path.stem: json.loads(path.read_text())["checksum"] for path in (project / "runs/.store" / FORMAT).glob("*/*.json") if len(path.parent.name) == 16}  # fmt: skip
 
 
 class Dask:
