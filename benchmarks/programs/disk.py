@@ -1,4 +1,4 @@
-"""disk.py STORE: copies all files of the store, and waits until they are on the disk."""
+"""disk.py STORES: copies all files of the store that was made last, and waits until they are on the disk."""
 
 import os
 import shutil
@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 with tempfile.TemporaryDirectory(dir=Path(sys.argv[1]).parent) as folder:
-    for i, path in enumerate(Path(sys.argv[1]).rglob("*.parquet")):
+    last = max(Path(sys.argv[1]).iterdir(), key=lambda store: store.stat().st_mtime)
+    for i, path in enumerate(last.rglob("*.parquet")):
         shutil.copyfile(path, f"{folder}/{i}")
         with open(f"{folder}/{i}", "rb") as file:
             os.fsync(file.fileno())

@@ -6,10 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+from pipelines.checkpoint import FORMAT
+
 store, command = Path(sys.argv[1]), sys.argv[2:]
 shutil.rmtree(store, ignore_errors=True)
 process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-while process.poll() is None and len(list(store.glob("v1/*/*.parquet"))) < 36:
+while process.poll() is None and len(list(store.glob(f"{FORMAT}/*/*.parquet"))) < 36:
     time.sleep(0.01)
 if process.poll() is not None:
     sys.exit("it was done before it was killed")
