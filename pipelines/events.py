@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from contextvars import ContextVar
 from typing import Any
 
 TOPIC = "pipelines"
-told: deque[dict[str, Any]] = deque()
-"""By tasks in this process that no Dask worker runs."""
+HEARD: ContextVar[deque[dict[str, Any]] | None] = ContextVar("heard", default=None)
+"""Where an executor hears its tasks that run in this process, and not in a Dask worker; other runs have their own."""
 
 
 def back_off(tries: int) -> None:
@@ -28,4 +29,5 @@ def tell(what: str, **facts: Any) -> None:
             return
         except ValueError:  # not in a worker's task
             pass
-    told.append(event)
+    if (heard := HEARD.get()) is not None:
+        heard.append(event)

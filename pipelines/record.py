@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AllowInfNan, BaseModel, ConfigDict
 
-from pipelines import events, kernel
+from pipelines import kernel
 from pipelines.checkpoint import Durable
 from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean, redacted
 from pipelines.executors.base import Executor, Progress
@@ -224,7 +224,6 @@ def recorded(spec: Spec, log: Log) -> Iterator[Record]:
         record.write()
     except OSError as error:
         raise MachineError(Issue(f"cannot make {folder}: {error.strerror}", "run where you may write")) from None
-    events.told.clear()  # by tasks of a run before that did not end with it: its timeout waits for none
     stop = threading.Event()
     watcher = threading.Thread(target=record.watched, args=(stop,), name="record", daemon=True)
     watcher.start()
@@ -233,7 +232,7 @@ def recorded(spec: Spec, log: Log) -> Iterator[Record]:
     except BaseException as error:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
         state = "stopped" if code == 130 else "failed"
-        # what tasks told since the last look; nor is it to be heard by this process's next run
+        # what tasks told since the last look
         with suppress(Exception):
             record.look()
         log.say(str(error) or type(error).__name__, level="error", show=False)

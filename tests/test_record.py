@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from pipelines import MachineError, events, load
+from pipelines import MachineError, load
 from pipelines.cli import main
 from pipelines.errors import Issue
 from pipelines.learning.scores import Evaluation
@@ -54,10 +55,16 @@ def test_a_run_is_alive_though_its_record_cannot_be_written(project: Path, monke
         monkeypatch.undo()
 
 
-def test_what_tasks_of_an_earlier_run_tell_is_not_heard(project: Path) -> None:
-    events.tell("retry", stage="m", error="late")  # beside it: a task that a timeout left at work
-    result, _ = run(config(data(project)), "threads")
-    assert json.loads((result.folder / "record.json").read_text())["retries"] == []
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_each_of_several_runs_in_a_process_hears_its_own_tasks(project: Path, executor: str) -> None:
+    (project / "t.csv").write_text("a\n" + "".join(f"{i}\n" for i in range(50_000)))
+    path = config(project, "  t: {read: {path: t.csv, partitions: 40}}\n  s: {derive: {b: a + 1}}\n")
+    with ThreadPoolExecutor(3) as pool:  # of one config, so that their tasks have the same names
+        results = [each.result() for each in [pool.submit(run, path, executor) for _ in range(3)]]
+    for result, said in results:
+        (stage,) = json.loads((result.folder / "record.json").read_text())["stages"]
+        assert (stage["rows"], stage["tasks"], stage["partitions"]) == (50_000, 40, 40)
+        assert [text for text in said if "/40 done" in text] == [text for text in said if "40/40 done" in text]
 
 
 def test_locks_that_cannot_be_made(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +17,10 @@ import dask.threaded
 from dask._task_spec import DataNode
 from dask.callbacks import Callback
 from dask.system import CPU_COUNT
+from dask.threaded import ContextAwareThreadPoolExecutor
 
 from pipelines.code import Code
-from pipelines.events import told
+from pipelines.events import HEARD
 from pipelines.executors.base import Clock, Limit, Overdue, Progress, memory_in_use
 from pipelines.graph import Graph, Key, Table
 
@@ -33,6 +34,9 @@ class Serial:
     shares_disk = True
     restarts = True
     dashboard: str | None = None
+
+    def __init__(self) -> None:
+        self.heard = deque[dict[str, Any]]()
 
     def __enter__(self) -> Serial:
         # Polars' handler lets the wait for a lock go on: Ctrl-C would be heard when the next task ends
@@ -61,18 +65,23 @@ class Serial:
         return None
 
     def events(self) -> list[dict[str, Any]]:
-        return [told.popleft() for _ in range(len(told))]
+        return [self.heard.popleft() for _ in range(len(self.heard))]
 
     def memory(self) -> tuple[int, int | None] | None:
         return memory_in_use(below=False), None
 
-    def get(self, graph: Graph, keys: list[Key]) -> list[Any]:
-        return list(dask.local.get_sync(graph, keys))
+    def get(self, graph: Graph, keys: list[Key], **options: Any) -> list[Any]:
+        return list(dask.local.get_sync(graph, keys, **options))
 
     def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:
-        clock = Clock(progress)
-        with Callback(pretask=clock.pretask, posttask=clock.posttask), _limited(progress):
-            return self.get(graph, keys)
+        clock, mine = Clock(progress), HEARD.set(self.heard)
+        # given, and not made Dask's own: those hear every run of this process
+        callbacks = [*Callback.active, (None, None, clock.pretask, clock.posttask, None)]
+        try:
+            with _limited(progress):
+                return self.get(graph, keys, callbacks=callbacks)
+        finally:
+            HEARD.reset(mine)
 
     def persist(self, table: Table, progress: Progress) -> Mapping[Key, Any]:
         # what dask.persist does, with this executor's callbacks
@@ -117,8 +126,9 @@ class Threads(Serial):
     kind: ClassVar[str] = "threads"
 
     def __init__(self, threads: int | None) -> None:
+        super().__init__()
         self.slots = threads or CPU_COUNT
-        self.pool = ThreadPoolExecutor(self.slots, thread_name_prefix="pipelines")
+        self.pool = ContextAwareThreadPoolExecutor(self.slots, thread_name_prefix="pipelines")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -129,5 +139,5 @@ class Threads(Serial):
     def described(self) -> str:
         return f"threads ({self.slots})"
 
-    def get(self, graph: Graph, keys: list[Key]) -> list[Any]:
-        return list(dask.threaded.get(graph, keys, pool=self.pool))
+    def get(self, graph: Graph, keys: list[Key], **options: Any) -> list[Any]:
+        return list(dask.threaded.get(graph, keys, pool=self.pool, **options))
