@@ -162,9 +162,9 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         durable = stack.enter_context(_resumed(staged, record, asked)) if staged.durable else None
         stack.enter_context(_temporaries(staged, folder, mark))  # outside: tasks still at work could leave more
         where = stack.enter_context(_room(spec, staged, executor))  # closed after the executor, whose tasks use it
-        lowered = lower(
-            staged, room=where, ending=Ending(str(folder), mark, asked.head, executor.sees), durable=durable
-        )
+        ahead = executor.slots if executor.shares_disk else 0
+        ending = Ending(str(folder), mark, asked.head, executor.sees, ahead)
+        lowered = lower(staged, room=where, ending=ending, durable=durable)
         doing = f"running {spec.name} on"
         if durable is not None:
             _explained(staged, lowered, durable, record)

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import math
+import os
 from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipelines.cli import main
 from pipelines.errors import DataError, PipelineError
 from pipelines.pipeline import load
 from pipelines.run import Result
+from pipelines.steps.base import Input
 
 Files = dict[str, bytes]
 LONG = b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * i) for i in range(60_000))
@@ -307,3 +309,42 @@ def test_equals_python(
     options += "" if encoding == "utf-8-sig" else f", encoding: {encoding}"
     answer = [(s or "", i, d) for s, i, d in run(folder, options).outputs["t"].head.rows()]
     assert answer == expected
+
+
+@pytest.mark.parametrize(("executor", "ahead"), [("serial", 1), ("{kind: threads, threads: 3}", 3)])
+def test_the_disk_is_asked_for_what_is_read_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, ahead: int
+) -> None:
+    (tmp_path / "cut.csv").write_bytes(LONG)
+    (tmp_path / "whole.csv").write_bytes(LONG)
+    (tmp_path / "t.parquet").write_bytes(parquet(a=[1, 2, 3]))
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"executor: {executor}\nsteps:\n  a: {{read: {{path: cut.csv, partitions: 50}}}}\n  n: {{aggregate: {{n: count(*)}}}}\n"
+        "  b: {read: whole.csv}\n  c: {read: t.parquet}\n"
+    )
+    asked, read = list[tuple[str, int]](), list[int]()
+    advise, text = os.posix_fadvise, scan.Source._text
+
+    def advised(file: int, start: int, size: int, advice: int) -> None:
+        asked.append((os.path.basename(os.readlink(f"/proc/self/fd/{file}")), start))
+        advise(file, start, size, advice)
+
+    def texted(source: scan.Source, piece: scan.Piece) -> bytes:
+        read.append(piece.start)
+        return text(source, piece)
+
+    monkeypatch.setattr(os, "posix_fadvise", advised)
+    monkeypatch.setattr(scan.Source, "_text", texted)
+    assert load(config).run().outputs["n"].head.rows() == [(60_000,)]
+    assert {name for name, _ in asked} == {"cut.csv"}
+    assert len(read) == 50
+    if ahead == 1:
+        assert [start for _, start in asked] == read[1:]
+    else:
+        assert {start for _, start in asked} < set(read)
+        assert len(asked) == 50 - ahead
+    source = load(config).plan().nodes["a"].bound
+    assert isinstance(source, Input)
+    (tmp_path / "cut.csv").unlink()
+    source.loader.prefetch(source.partitions[1])  # that it is gone is told by who reads it

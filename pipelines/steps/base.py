@@ -240,6 +240,9 @@ class Loader(Protocol):
     def scan(self, partition: Any, columns: Sequence[str]) -> pl.LazyFrame:
         """The partition's rows, these columns in this order."""
 
+    def prefetch(self, partition: Any) -> None:
+        """Has the system read into its cache what `scan` will wait for, and does not wait."""
+
     def rejecting(self, folder: str) -> Loader:
         """The same loader, which notes rows that it leaves out in files in this folder: where (`file`, `row`) and, when they
         are to be kept, `reason` and `text`."""

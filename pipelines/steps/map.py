@@ -105,6 +105,9 @@ class Mapped:
             raise TypeError(f"returned no {', '.join(map(repr, missing))}: return None for NULL")
         return {name: _fitted(name, result[name], self.schema[name]) for name in names}
 
+    def prefetch(self, partition: Any) -> None:
+        return None
+
     def rejecting(self, folder: str) -> Mapped:
         return self
 
