@@ -14,7 +14,7 @@ import polars as pl
 from pipelines.errors import DataError, Issue, of_machine, stopped
 from pipelines.types import Schema, dtype_name
 
-VERSION = f"polars-{pl.__version__}-2"
+VERSION = f"polars-{pl.__version__}-3"
 """Part of every identity: bytes are promised within one version of the kernel."""
 
 
@@ -56,13 +56,14 @@ def _names(schema: Schema) -> str:
 
 def _cast_issue(said: str) -> Issue:
     head = said.split("\n", 1)[0]
-    if found := re.search(REFUSED + "([^\0]*)", said):
+    values, _, _ = said.partition("\n\nThis error occurred")  # below it stands the expression, our own texts too
+    if found := re.search(REFUSED + "([^\0]*)", values):
         return Issue(" ".join(found[1].split()), "TRY_CAST and NULLIF give NULL for such values, CASE keeps them out")
     if found := re.search(r"conversion from `i128` to `(.)\w*?(\d+)`", head):
         dtype = {"i": "int", "u": "uint"}.get(found[1], found[1]) + found[2]
-        values = re.search(r"values: \[(.*)\]", head)
+        these = re.search(r"values: \[(.*)\]", head)
         return Issue(
-            f"an integer result does not fit {dtype}: {values[1] if values else head}",
+            f"an integer result does not fit {dtype}: {these[1] if these else head}",
             "cast to double before computing",
         )
     if found := _CAST.search(said):

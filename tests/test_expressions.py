@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from pipelines.errors import DataError, Place
-from pipelines.expressions import ExpressionError, Typed, parse, quote
+from pipelines.expressions import ExpressionError, Typed, cast, parse, quote
 from pipelines.kernel import collect
 from pipelines.source import Node
 from pipelines.steps.aggregate import Aggregate
@@ -520,6 +520,78 @@ def test_floats_are_written_as_in_duckdb(values: list[float]) -> None:
         *map(sql_cases.same, got, [r[0] for r in duckdb.sql("select cast(x as varchar) from frame").fetchall()])
     ].count(False) == 0
     assert all(sql_cases.same(float(t), v) for t, v in zip(got, values, strict=True))
+
+
+_TRANSITIONS = [
+    dt.datetime(2024, 3, 31, 1),
+    dt.datetime(2024, 10, 27, 1),
+    dt.datetime(2024, 4, 6, 15),
+    dt.datetime(2024, 12, 31, 23),
+]
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns", "UTC"])
+def test_datetimes_with_a_zone_equal_duckdb(zone: str) -> None:
+    moments = [t + dt.timedelta(minutes=m, seconds=7) for t in _TRANSITIONS for m in range(-600, 601, 41)]
+    utc = pl.Series(moments, dtype=pl.Datetime("us", "UTC"))
+    frame = pl.DataFrame({"a": utc, "b": utc.shift(5), "x": utc.shift(1)}).with_columns(
+        pl.all().dt.convert_time_zone(zone)
+    )
+    # of an hour that comes twice DuckDB 2.0 takes the second where it cuts minutes off
+    local = pl.all().dt.replace_time_zone(None).dt.replace_time_zone(zone, ambiguous="null")
+    frame = frame.drop_nulls().filter(frame.drop_nulls().select(pl.all_horizontal(local.is_not_null())).to_series())
+    duck = duckdb.connect()
+    duck.execute(f"set TimeZone='{zone}'")
+    units = ("day", "hour", "minute", "second", "millisecond", "month")
+    for text, theirs in (
+        ("date(a)", "a::date"),
+        ("cast(a as date)", "a::date"),
+        ("cast(a as time)", "a::timestamp::time"),
+        ("cast(a as timestamp)", "a::timestamp"),
+        ("hour(a) + year(a)", "hour(a) + year(a)"),
+        *((f"date_diff('{unit}', b, a)",) * 2 for unit in units),
+        *((f"date_diff('{unit}', x, a)",) * 2 for unit in units),
+    ):
+        exact = [row[0] for row in duck.sql(f"select {theirs} from frame").fetchall()]
+        got = result(parse(text).bind(dict(frame.schema)), frame).to_list()
+        assert got == exact, (text, [x for x in zip(frame["a"], frame["b"], got, exact, strict=True) if x[2] != x[3]][:3])  # fmt: skip
+
+
+def test_what_cannot_be_cast_amid_a_larger_expression_is_told() -> None:
+    frame = pl.DataFrame({"v": ["1", "n/a"]})
+    typed = parse("cast(v as double) > 1").bind(dict(frame.schema))
+    with pytest.raises(DataError, match='cannot cast string to float64: "n/a"'):
+        collect(frame.lazy().select(x=typed.expr), {"x": typed.dtype})
+
+
+def test_an_hour_that_comes_twice() -> None:
+    texts = [("2024-10-27 00:30", "2024-10-27 01:30"), ("2024-10-27 00:50", "2024-10-27 01:10"), ("2024-03-31 00:30", "2024-03-31 01:30")]  # fmt: skip
+    frame = pl.DataFrame(texts, schema=["a", "b"], orient="row").with_columns(
+        pl.all().str.to_datetime().dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Berlin")
+    )
+    for unit, expected in (("hour", [1, 1, 1]), ("minute", [60, 20, 60]), ("second", [3600, 1200, 3600])):
+        found = result(parse(f"date_diff('{unit}', a, b)").bind(dict(frame.schema)), frame)
+        assert found.to_list() == expected
+
+
+def test_from_one_zone_to_another() -> None:
+    naive, berlin = pl.Datetime("us"), pl.Datetime("us", "Europe/Berlin")
+    local = pl.Series([dt.datetime(2024, 6, 1, 12), dt.datetime(2024, 10, 27, 2, 30), None], dtype=naive)
+    instants = ["2024-06-01 10:00:00", "2024-10-27 00:30:00", None]  # of an hour that comes twice the first
+
+    def cast_to(values: pl.Series, dtype: pl.DataType) -> pl.Series:
+        return pl.select(cast(Typed(pl.lit(values), values.dtype), dtype, True).expr).to_series()
+
+    zoned = cast_to(local, berlin)
+    assert cast_to(zoned, pl.Datetime("us", "UTC")).dt.strftime("%F %T").to_list() == instants
+    assert cast_to(cast_to(zoned, pl.Datetime("us", "Asia/Tokyo")), berlin).to_list() == zoned.to_list()
+    assert cast_to(zoned, naive).to_list() == local.to_list()
+    day = pl.Series([dt.date(2024, 6, 1)])
+    assert cast_to(day, berlin).dt.strftime("%F %T%:z").to_list() == ["2024-06-01 00:00:00+02:00"]
+    none = pl.Series([dt.datetime(2024, 3, 31, 2, 30)])
+    assert pl.select(cast(Typed(pl.lit(none), naive), berlin, False).expr).to_series().to_list() == [None]
+    with pytest.raises(pl.exceptions.ComputeError, match="non-existent"):
+        cast_to(none, berlin)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

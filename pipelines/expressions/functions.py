@@ -300,14 +300,14 @@ def _date_diff(unit: str, a: Typed, b: Typed) -> Typed:
             return e.dt.year().cast(INT) * per + within.cast(INT)
         if name in ("day", "week"):
             return days(Typed(e if common == DATE else e.dt.date(), DATE))
-        local = e.cast(DATETIME) if common == DATE else e.dt.replace_time_zone(None)
-        per_second = {"hour": 3600, "minute": 60, "second": 1}
-        if name in per_second:
-            return local.dt.epoch("s") // per_second[name]
-        return local.dt.epoch("ms" if name == "millisecond" else "us")
+        e = e.cast(DATETIME) if common == DATE else e
+        if name in ("hour", "minute", "second"):
+            return e.dt.truncate(f"1{UNITS[name]}").dt.epoch("s")  # of instants: clocks that are changed take no time
+        return e.dt.epoch("ms" if name == "millisecond" else "us")
 
     between = count(to(b, common)) - count(to(a, common))
-    return Typed(between.abs() // 7 * between.sign() if name == "week" else between, INT)
+    per = {"week": 7, "hour": 3600, "minute": 60}.get(name, 1)
+    return Typed(between.abs() // per * between.sign(), INT)
 
 
 def _epoch(per: int, dtype: pl.DataType) -> Function:

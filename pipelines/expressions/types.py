@@ -189,16 +189,15 @@ def cast(x: Typed, target: pl.DataType, strict: bool) -> Typed:
     enum and categorical -> string."""
     source, wanted = kind(x.dtype), kind(target)
     numeric = NUMBER | {"boolean"}
-    zones = {t.time_zone for t in (x.dtype, target) if isinstance(t, pl.Datetime)}
     allowed = (
         (source == "null" and wanted in SCALAR)
         or x.dtype == target
         or ({source, wanted} <= numeric)
-        or (source in MOMENT and wanted in MOMENT and len(zones) == 1)
+        or (source in MOMENT and wanted in MOMENT)
         or (source == "datetime" and wanted == "time")
         or (source == wanted == "duration")
         or (wanted == "string" and (source in SCALAR - {"duration"} or isinstance(x.dtype, pl.Enum | pl.Categorical)))
-        or (source == "string" and wanted in SCALAR - {"duration"} and zones <= {None})
+        or (source == "string" and wanted in SCALAR - {"duration"} and zone_of(target) is None)
     )
     if not allowed:
         remedy = {
@@ -215,7 +214,7 @@ def cast(x: Typed, target: pl.DataType, strict: bool) -> Typed:
         return Typed(_written(x), STRING)
     if source == "string":
         return Typed(_parsed(x.expr.str.strip_chars(_SPACE), target, strict), target)
-    e = x.expr
+    e = x.expr if zone_of(x.dtype) == zone_of(target) else _in_zone(x, target, strict)
     if wanted == "int" and source == "float":
         e = e.round(0, mode="half_to_even")
     if wanted in ("int", "decimal") and isinstance(x.dtype, pl.Decimal):
@@ -230,6 +229,20 @@ def cast(x: Typed, target: pl.DataType, strict: bool) -> Typed:
         else:
             result = pl.when(~lost).then(result)
     return Typed(result, target)
+
+
+def zone_of(dtype: pl.DataType) -> str | None:
+    return dtype.time_zone if isinstance(dtype, pl.Datetime) else None
+
+
+def _in_zone(x: Typed, target: pl.DataType, strict: bool) -> pl.Expr:
+    """From one zone to another the same instant; from or to a type without one the same date and time of day, of an hour that
+    comes twice the first."""
+    zone = zone_of(target)
+    if zone_of(x.dtype) is None:
+        local = x.expr if kind(x.dtype) == "datetime" else x.expr.cast(DATETIME)
+        return local.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="raise" if strict else "null")
+    return x.expr.dt.replace_time_zone(None) if zone is None else x.expr.dt.convert_time_zone(zone)
 
 
 def _written(x: Typed) -> pl.Expr:
