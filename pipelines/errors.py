@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -146,8 +146,8 @@ def machine_error(what: str, error: OSError, remedy: str) -> MachineError:
 _LONG_LINE = 8
 """Of a secret of several lines, each line of so many characters is one."""
 _secrets = set[str]()
-_names = dict[str, str]()
-"""Secret: what it is called; of several names the first."""
+_names = dict[str, set[str]]()
+"""Secret: what it is called."""
 
 
 def keep_secret(value: str, name: str = "") -> None:
@@ -162,7 +162,8 @@ def keep_secret(value: str, name: str = "") -> None:
         )
         forms = (value, json.dumps(value)[1:-1], quote(value), quote(value, safe=""), *escaped, *lines)
         _secrets.update(forms)
-        _names.update((form, min(name, _names.get(form, name))) for form in forms)
+        for form in forms:
+            _names.setdefault(form, set()).add(name)
 
 
 def kept_secrets() -> tuple[str, ...]:
@@ -176,10 +177,11 @@ def redacted(text: str) -> str:
     return text
 
 
-def named(text: str) -> str:
-    """The text with their names for secrets: what uses another one is another text, a new value of the same one is not."""
-    for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, f"${{secret:{_names.get(secret, '')}}}")
+def named(text: str, names: Collection[str]) -> str:
+    """The text with their names for these secrets: with a new value of a secret it is the same text."""
+    for secret in sorted(_names, key=len, reverse=True):
+        if here := _names[secret].intersection(names):
+            text = text.replace(secret, f"${{secret:{min(here)}}}")
     return text
 
 

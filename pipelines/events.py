@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,13 +22,10 @@ def back_off(tries: int) -> None:
 def tell(what: str, **facts: Any) -> None:
     """From within a task, or beside it. The facts are plain values."""
     event = {"what": what, **facts}
-    if "distributed" in sys.modules:
+    if (heard := HEARD.get()) is not None:  # asked first: the run may be one that a worker's task made
+        heard.append(event)
+    elif "distributed" in sys.modules:
         from distributed import get_worker
 
-        try:
+        with suppress(ValueError):  # not in a worker's task
             get_worker().log_event(TOPIC, event)
-            return
-        except ValueError:  # not in a worker's task
-            pass
-    if (heard := HEARD.get()) is not None:
-        heard.append(event)

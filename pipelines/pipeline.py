@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +26,9 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline({str(self.spec.path)!r}: {', '.join(step.name for step in self.spec.steps)})"
 
-    @cached_property
-    def _plan(self) -> Plan:
-        return make_plan(self.spec)
-
     def plan(self) -> Plan:
-        """Every step with its output's columns and types. Raises ConfigError or DataError with all issues."""
-        return self._plan
+        """Every step with its output's columns and types, made of the files as they are now. Raises ConfigError or DataError with all issues."""
+        return make_plan(self.spec)
 
     def compile(self, *names: str, lengths: bool = False) -> Mapping[str, Any]:
         """Step: its table as a lazy dask.dataframe.DataFrame with Arrow dtypes, over the same tasks that a run runs; an array

@@ -164,6 +164,9 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output |
         means += [bound.identity, [(package, version(package)) for package in bound.packages]]
     if isinstance(bound, Input | Appending):  # a union gives the rows of each the columns and types of all
         means.append([(name, repr(dtype)) for name, dtype in bound.schema.items()])
+    if secrets := step.options.secrets():
+        # their names: a new password computes nothing anew. Other texts may be the same by chance, so how it is written counts too
+        means = [named(_text(means), secrets), step.options.told()]
     own = digest(kernel.VERSION, means)
     return Node(
         name=step.name,
@@ -211,9 +214,12 @@ def _meet(one: Output, other: Output) -> bool:
 
 
 def digest(*parts: Any) -> str:
-    """32 hexadecimal digits that name the parts' content; of secrets the names."""
-    text = json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
-    return hashlib.blake2b(named(text).encode(), digest_size=16).hexdigest()
+    """32 hexadecimal digits that name the parts' content."""
+    return hashlib.blake2b(_text(parts).encode(), digest_size=16).hexdigest()
+
+
+def _text(parts: Any) -> str:
+    return json.dumps(parts, sort_keys=True, default=str, separators=(",", ":"))
 
 
 def witness(schema: Schema) -> pl.LazyFrame:

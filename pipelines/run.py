@@ -23,6 +23,7 @@ from pipelines import checkpoint, report
 from pipelines.checkpoint import Damaged, Durable, Load, store_of
 from pipelines.code import Code, provided
 from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean, machine_error
+from pipelines.events import HEARD
 from pipelines.exchange import Room, room
 from pipelines.executors.base import Executor, Limit, Lost, OutOfMemory, Progress
 from pipelines.graph import Graph, Key, Table, needed
@@ -125,6 +126,7 @@ def execute(
             try:
                 return _started(staged, asked, record)
             except (Damaged, Lost) as error:
+                record.look()  # what this executor heard last
                 starts[type(error)] += 1
                 asked = replace(asked, careful=asked.careful or isinstance(error, Damaged))
                 restarts = isinstance(error, Damaged) or record.executor is None or record.executor.restarts
@@ -132,6 +134,7 @@ def execute(
                     raise
                 record.warn(f"{error.issues[0].message}; the run goes on from the store")
             except OutOfMemory as error:
+                record.look()
                 steps = (node.name for node in plan.upstream(staged.targets))
                 if layout.finer > 1 or not all(_any_layout(plan, step) for step in steps):
                     raise
@@ -159,6 +162,7 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
     report_path = folder / "performance_report.html" if asked.performance_report else None
     executor = record.executor = _executor(spec, staged, asked.executor, report_path)
     with ExitStack() as stack:
+        stack.callback(HEARD.reset, HEARD.set(None))  # a run that another run's task makes has tasks of its own
         durable = stack.enter_context(_resumed(staged, record, asked)) if staged.durable else None
         stack.enter_context(_temporaries(staged, folder, mark))  # outside: tasks still at work could leave more
         where = stack.enter_context(_room(spec, staged, executor))  # closed after the executor, whose tasks use it
@@ -183,9 +187,10 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         counts = _counts(staged, lowered)
         names = {lowered.keys[key][0][0]: key for key in counts}
         parts = {name: last for name, key in lowered.parts.items() if name != (last := lowered.keys[key][0][0])}
-        progress = Progress(limits=_limits(staged, counts, names), parts=parts)
+        tasks = {name: sum(part in lowered.graph for part in lowered.keys[key]) for name, key in names.items()}
+        progress = Progress(limits=_limits(staged, tasks, names), parts=parts)
         record.planned(staged, counts, durable, progress, names)
-        totals = {name: (record.stages[key].name, counts[key]) for name, key in names.items()}
+        totals = {name: (record.stages[key].name, tasks[name]) for name, key in names.items()}
         with report.shown(progress, totals if asked.show_progress else {}, log):
             parts = _compute(opened, staged, lowered, progress)
         outputs = {target: _commit(staged, target, found, folder, mark, asked.head) for target, found in parts.items()}
@@ -290,12 +295,12 @@ def _call(node: Any) -> Any:
     return getattr(node, "func", None)  # an alias of Dask's has none
 
 
-def _limits(staged: Staged, counts: Mapping[str, int], names: Mapping[str, str]) -> dict[str, Limit]:
-    """Task name: how long its tasks may take."""
+def _limits(staged: Staged, tasks: Mapping[str, int], names: Mapping[str, str]) -> dict[str, Limit]:
+    """Task name: how long its tasks may take, of which there are so many (those that load what is in the store have the same name)."""
     stages, found = {stage.key: stage for stage in staged.stages}, dict[str, Limit]()
     for name, key in names.items():
         steps = [staged.plan.nodes[step] for step in stages[key].steps]
-        limits = [Limit(node.origin or node.name, node.timeout, counts[key]) for node in steps if node.timeout]
+        limits = [Limit(node.origin or node.name, node.timeout, tasks[name]) for node in steps if node.timeout]
         if limits:
             found[name] = min(limits, key=lambda limit: limit.seconds)
     return found

@@ -44,6 +44,8 @@ class Node:
     """Of a mapping: where each key stands."""
     lines: tuple[Place, ...] = ()
     """Of a text written as it is read: where each of its lines starts."""
+    masked: str | None = None
+    """Of a text with secrets in it: with `${secret:NAME}` in their place."""
 
     def at(self, offset: int | None) -> Place:
         """Where the text's character `offset` (from 0) stands; the scalar's start where that is not known."""
@@ -73,6 +75,21 @@ class Node:
         if isinstance(self.value, tuple):
             return [v.plain() for v in self.value]
         return self.value
+
+    def told(self) -> Any:
+        """As `plain`, without secrets."""
+        if isinstance(self.value, dict):
+            return {k: v.told() for k, v in self.value.items()}
+        if isinstance(self.value, tuple):
+            return [v.told() for v in self.value]
+        return self.value if self.masked is None else self.masked
+
+    def secrets(self) -> frozenset[str]:
+        """The names of those in it."""
+        if isinstance(self.value, dict | tuple):
+            inside = self.value.values() if isinstance(self.value, dict) else self.value
+            return frozenset().union(*(node.secrets() for node in inside))
+        return frozenset(re.findall(r"\$\{secret:([^}]*)\}", self.masked or ""))
 
 
 def read_yaml(path: Path, shown: str) -> Node:
@@ -254,6 +271,8 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
     if whole and whole[3] and whole[2] in values:
         return _moved(values[whole[2]], node.place)
 
+    masks = dict[str, str]()
+
     def text_of(match: re.Match[str]) -> str:
         name = match[2]
         place = node.at(match.start())
@@ -281,6 +300,7 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
                 remedy = f"export {name[7:]}=..., or put it into the file {_secret_file(name[7:])}"
                 issues.append(Issue(f"the secret {name[7:]!r} is not set", remedy, place))
             keep_secret(secret or "", name[7:])
+            masks[name] = match[0]
             return secret or ""
         if name not in values:
             issues.append(Issue(f"unknown parameter {name!r}", _remedy(name, values), place))
@@ -293,9 +313,15 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
                 )
             )
             return ""
+        if (masked := values[name].masked) is not None:
+            masks[name] = masked
         return str(value).lower() if isinstance(value, bool) else str(value)
 
-    return replace(node, value=_REFERENCE.sub(text_of, node.value), lines=())
+    text = _REFERENCE.sub(text_of, node.value)
+    issues, masked = [], None  # of the second time: they are told
+    if masks:
+        masked = _REFERENCE.sub(lambda match: masks.get(match[2]) or text_of(match), node.value)
+    return replace(node, value=text, lines=(), masked=masked)
 
 
 def _secret_file(name: str) -> Path:
@@ -324,7 +350,7 @@ def _moved(node: Node, place: Place) -> Node:
         return Node({k: move(v) for k, v in node.value.items()}, place, dict.fromkeys(node.value, place))
     if isinstance(node.value, tuple):
         return Node(tuple(map(move, node.value)), place)
-    return Node(node.value, place)
+    return Node(node.value, place, masked=node.masked)
 
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_()*<>=/+.-]*( [A-Za-z0-9_()*<>=/+.-]+)*")

@@ -172,3 +172,62 @@ def test_a_name_too_long_for_a_file(run: Any) -> None:
     steps = {"é" * 150: {"from": "a", "filter": "x > 3", "checkpoint": "disk"}}
     assert "nothing is stored yet" in run(steps, to="é" * 150)[1][0]
     assert "reused" in run(steps, to="é" * 150)[1][0]
+
+
+def test_a_text_that_is_a_secrets_by_chance_counts(run: Any, monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
+    monkeypatch.setattr("pipelines.errors._secrets", set())
+    monkeypatch.setattr("pipelines.errors._names", {})
+    (project / "m.py").write_text("def f(i: int, password: str) -> int:\n    return i\n")
+
+    def steps(text: str) -> Steps:
+        call = {"function": "m:f", "items": [1], "arguments": {"password": "${secret:DBPW}"}}
+        return {
+            "e": {"from": "a", "derive": {"t": f"'{text}' || '${{secret:DBPW}}'"}, "checkpoint": "disk"},
+            "f": {"from": "a", "derive": {"t": f"'{text}'"}, "checkpoint": "disk"},
+            "m": {"map": call, "checkpoint": "disk"},
+        }
+
+    for secret in ("prod", "test"):
+        monkeypatch.setenv("DBPW", secret)
+        for end in "ef":
+            again(run, steps(secret), end)
+    monkeypatch.setenv("DBPW", "hunter1")
+    run(steps("prod"))
+    monkeypatch.setenv("DBPW", "hunter2")
+    _, said = run(steps("prod"))
+    assert {"f: reused, 4 partitions", "m: reused, 1 partition"} <= set(said)
+
+
+def test_a_pipeline_object_sees_what_changed_since(run: Any, project: Path) -> None:
+    run({"n": {"from": "a", "aggregate": {"n": "count(*)"}, "checkpoint": "disk"}}, to="n")
+    pipeline = load(project / "c.yaml")
+    for rows in (60, 50, 40):
+        pl.DataFrame({"k": range(rows), "j": range(rows), "x": range(rows)}).write_parquet(project / "a.parquet")
+        assert pipeline.run("serial", to="n").outputs["n"].head.rows() == [(rows,)]
+
+
+def test_the_record_of_a_run_that_met_damage(run: Any, project: Path) -> None:
+    (project / "m.py").write_text(
+        "import polars as pl\ndef f(t: pl.DataFrame) -> pl.DataFrame: return t\ndef g(t: pl.DataFrame) -> pl.DataFrame: return t\n"
+    )
+    steps = {
+        "f": {"from": "a", "python": {"function": "m:f", "like": "input"}, "checkpoint": "disk"},
+        "g": {"from": "a", "python": {"function": "m:g", "like": "input"}, "checkpoint": "disk"},
+        "n": {"from": ["f", "g"], "union": {}},
+    }
+    run(steps)
+    manifests = {
+        path: json.loads(path.read_text())
+        for path in (project / "runs/.store" / FORMAT).glob("*/*.json")
+        if len(path.parent.name) == 16
+    }
+    for path, facts in manifests.items():
+        if facts["step"] == "f":
+            path.unlink()
+    last = max((path for path, facts in manifests.items() if facts["step"] == "g"), key=lambda p: manifests[p]["layout"])  # fmt: skip
+    file = last.with_name(f"{last.stem}.{manifests[last]['checksum'][:16]}.parquet")
+    file.write_bytes(file.read_bytes()[:-20] + b"x" * 20)
+    result, _ = run(steps)
+    record = json.loads((result.folder / "record.json").read_text())
+    assert record["kept"]["f"]["partitions"] == 4
+    assert [stage["rows"] for stage in record["stages"] if "f" in stage["steps"]] == [60]

@@ -268,6 +268,14 @@ def test_a_timeout_holds_for_all_tasks_of_a_step(project: Path, step: str, execu
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.parametrize("executor", ["serial", "threads", "local"])
+def test_what_is_in_the_store_does_not_count_for_a_timeout(project: Path, executor: str) -> None:
+    steps = '  m: {{map: {{function: "mine:sleeps", items: {}}}, timeout: {}, checkpoint: disk}}\n'
+    run(project, steps.format("[0.01, 0.02, 0.03, 0.04]", "1 min"), executor)
+    with pytest.raises(MachineError, match="the step 'm' took longer than its timeout of 1 s"):
+        run(project, steps.format("[2.5, 2.6, 0.01, 0.02, 0.03, 0.04]", "1 s"), executor)
+
+
 @pytest.mark.parametrize("executor", ["serial", "local"])
 def test_tasks_of_a_steps_own_are_tried_again_and_say_where_they_are(project: Path, executor: str) -> None:
     step = "{{simulate: {{paths: 10, function: 'mine:{}'{}}}}}"

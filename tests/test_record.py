@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dask.callbacks import Callback
 
 from pipelines import MachineError, load
 from pipelines.cli import main
@@ -65,6 +66,40 @@ def test_each_of_several_runs_in_a_process_hears_its_own_tasks(project: Path, ex
         (stage,) = json.loads((result.folder / "record.json").read_text())["stages"]
         assert (stage["rows"], stage["tasks"], stage["partitions"]) == (50_000, 40, 40)
         assert [text for text in said if "/40 done" in text] == [text for text in said if "40/40 done" in text]
+
+
+@pytest.mark.parametrize("outer", ["serial", "threads", "local"])
+@pytest.mark.parametrize("inner", ["serial", "threads", "local"])
+def test_a_run_that_a_task_of_another_makes(project: Path, outer: str, inner: str) -> None:
+    (project / "t.csv").write_text("a\n" + "".join(f"{i}\n" for i in range(1000)))
+    (project / "inner.yaml").write_text(
+        "steps:\n  t: {read: {path: t.csv, partitions: 4}}\n  s: {derive: {b: a + 1}, checkpoint: disk}\n"
+    )
+    (project / "nested.py").write_text(
+        "import pipelines\ndef go(i: int, path: str, inner: str) -> str:\n    return str(pipelines.load(path).run(inner).folder)\n"
+    )
+    steps = f"  m: {{map: {{function: 'nested:go', items: [1], arguments: {{path: '{project}/inner.yaml', inner: {inner}}}, on_error: stop}}}}\n"
+    result, _ = run(config(project, steps), outer)
+    record = json.loads((result.folder / "record.json").read_text())
+    within = json.loads((Path(result.outputs["m"].head["result"][0]) / "record.json").read_text())
+    assert (record["kept"], [stage["rows"] for stage in record["stages"]]) == ({}, [1])
+    assert within["kept"]["s"]["partitions"] == 4
+    assert [stage["rows"] for stage in within["stages"]] == [1000]
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_callbacks_of_the_users_hear_of_runs_and_not_of_what_tasks_compute(project: Path, executor: str) -> None:
+    (project / "nested.py").write_text(
+        "import dask.array\ndef go(i: int) -> float:\n    return float(dask.array.ones(50, chunks=10).sum().compute())\n"
+    )
+    path = config(project, "  m: {map: {function: 'nested:go', range: [1, 20], on_error: stop}}\n")
+    begun = list[Any]()
+    with Callback(start=begun.append) as mine, ThreadPoolExecutor(2) as pool:
+        for each in [pool.submit(run, path, executor) for _ in range(4)]:
+            each.result()
+        assert len(begun) == 4
+        assert Callback.active == {mine._callback}
+    assert not Callback.active
 
 
 def test_locks_that_cannot_be_made(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,11 +75,9 @@ class Serial:
 
     def compute(self, graph: Graph, keys: list[Key], progress: Progress) -> list[Any]:
         clock, mine = Clock(progress), HEARD.set(self.heard)
-        # given, and not made Dask's own: those hear every run of this process
-        callbacks = [*Callback.active, (None, None, clock.pretask, clock.posttask, None)]
         try:
-            with _limited(progress):
-                return self.get(graph, keys, callbacks=callbacks)
+            with _users() as users, _limited(progress):
+                return self.get(graph, keys, callbacks=[*users, (None, None, clock.pretask, clock.posttask, None)])
         finally:
             HEARD.reset(mine)
 
@@ -87,6 +85,27 @@ class Serial:
         # what dask.persist does, with this executor's callbacks
         frames = self.compute(dict(table.graph), table.keys, progress)
         return {key: DataNode(key, frame) for key, frame in zip(table.keys, frames, strict=True)}
+
+
+_at_work = list[set[Any]]()
+_lock = threading.Lock()
+
+
+@contextmanager
+def _users() -> Iterator[set[Any]]:
+    """The callbacks that the user made Dask's own. While runs are at work Dask has none: those would hear of the other runs too,
+    and be lost where tasks compute with Dask in several threads, each of which takes them away for its time."""
+    with _lock:
+        users = _at_work[0] if _at_work else Callback.active
+        _at_work.append(users)
+        Callback.active = set()
+    try:
+        yield users
+    finally:
+        with _lock:
+            _at_work.pop()
+            if not _at_work:
+                Callback.active = users
 
 
 @contextmanager
