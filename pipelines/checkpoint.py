@@ -29,7 +29,7 @@ import xxhash
 
 from pipelines import events, kernel
 from pipelines.errors import Issue, MachineError, machine_error, redacted
-from pipelines.plan import Plan
+from pipelines.plan import Plan, digest
 from pipelines.spec import RETRIES, Spec
 from pipelines.stages import Stage, Staged
 from pipelines.steps.base import Input
@@ -100,7 +100,7 @@ class Manifest:
             facts["schema"] = tuple((str(name), str(dtype)) for name, dtype in facts["schema"])
             facts["layout"] = tuple(facts["layout"])
             return Manifest(**facts)
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
 
@@ -409,7 +409,8 @@ def stored(stage: Stage) -> Schema:
 
 
 def name_of(stage: Stage, index: int) -> Name:
-    return Name(stage.means[:16], stage.parts[index])
+    # a table has all columns of its step; states below one have those that another config's steps above need
+    return Name(digest(stage.means, list(stage.schema))[:16], stage.parts[index])
 
 
 def names(staged: Staged) -> Iterator[tuple[Stage, int, Name]]:
@@ -425,7 +426,8 @@ def resume(staged: Staged, store: Store, fresh: bool = False, careful: bool = Fa
         return Durable(store, fresh=True)
     found = dict[str, dict[int, Manifest]]()
     doubts = [
-        f"the store has tables of another version of this program ({other}): not used" for other in store.others()
+        f"the store has tables of another version of this program ({other}): not used; remove its folder {other}/ for the space"
+        for other in store.others()
     ]
     wanted = list(names(staged))
 
@@ -562,7 +564,9 @@ def reason(store: Store, plan: Plan, step: str) -> str:
     name = name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}.{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     path, now = f"steps/{name}.json", lineage(plan, step)
     before, why = None, difference(None, now)
-    with suppress(ValueError, TypeError, KeyError, AttributeError):  # whatever somebody made of the file
+    with suppress(
+        ValueError, TypeError, KeyError, AttributeError, RecursionError
+    ):  # whatever somebody made of the file
         before = json.loads(store.read(path) or "null")
         why = difference(before, now)
     if before != now:

@@ -44,6 +44,7 @@ KIND_WORDS: Mapping[Kind, str] = {
     "model": "a model",
     "metrics": "metrics",
 }
+_LONGEST_NAME = 100
 EXECUTORS = ("serial", "threads", "processes", "local", "address", "kubernetes")
 _USED_BY = {
     "workers": ("processes", "local", "kubernetes"),
@@ -257,6 +258,13 @@ class _Reader:
             place = top["name"].place if "name" in top else self.root.place
             said = "the name" if "name" in top else "the file's name gives the pipeline's:"
             self.add(place, f"{said} {name!r} is not plain", "write `name:` with letters, digits, - and _")
+        elif len(name.encode()) > _LONGEST_NAME:
+            place = top["name"].place if "name" in top else self.root.place
+            self.add(
+                place,
+                "the name is too long: it is a part of files' names",
+                f"write `name:` with at most {_LONGEST_NAME} letters",
+            )
         executor = ExecutorOptions()
         if "executor" in top:
             node = top["executor"]

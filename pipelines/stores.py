@@ -68,7 +68,7 @@ def contents(store: Store) -> Contents:
 
 def _use(store: Store, path: str, found: Contents) -> None:
     found.uses[path] = found.changed.get(path, 0.0)  # what cannot be read was never finished
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
         use = json.loads(store.read(path) or b"")
         at_work = use["ended"] is None and time.time() - use["alive"] < _DEAD_SECONDS
         if use["host"] == platform.node() and not psutil.pid_exists(use["process"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import polars as pl
 import pytest
 
 from pipelines import checkpoint, load
-from pipelines.checkpoint import FORMAT
+from pipelines.checkpoint import FORMAT, store_of
 from pipelines.passes import PASSES, Layout
 from pipelines.run import Result
+from pipelines.stores import contents
 
 Steps = dict[str, Any]
 
@@ -231,3 +233,30 @@ def test_the_record_of_a_run_that_met_damage(run: Any, project: Path) -> None:
     record = json.loads((result.folder / "record.json").read_text())
     assert record["kept"]["f"]["partitions"] == 4
     assert [stage["rows"] for stage in record["stages"] if "f" in stage["steps"]] == [60]
+
+
+def test_states_with_other_columns_are_others(run: Any) -> None:
+    """What is fused above a step decides which columns its states have."""
+    first = {"s": {"from": "a", "sort": {"by": ["x"], "limit": 20}, "checkpoint": "disk"}}
+    other = {
+        "s": {"from": "a", "sort": {"by": ["x"], "limit": 20}},
+        "w": {"window": {"partition_by": "k", "order_by": "x", "y": "row_number()"}, "checkpoint": "disk"},
+        "n": {"select": ["x", "y"]},
+    }
+    for steps, end in ((first, "s"), (other, "n"), (first, "s"), (other, "n")):
+        _, said = run(steps, to=end)
+        assert not [text for text in said if "not trusted" in text]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"check": ' + "[" * 100_000])
+def test_foreign_texts_are_not_trusted(run: Any, project: Path, text: str) -> None:
+    steps = {"e": {"from": "a", "derive": {"y": "x + 1"}, "checkpoint": "disk"}}
+    run(steps)
+    store = project / "runs/.store" / FORMAT
+    for path in store.glob("*/*.json"):
+        path.write_text(text)
+    found, _ = run(steps)
+    assert found.outputs["e"].rows == 60
+    use = {"ended": None, "alive": 1, "host": platform.node(), "process": 10**30}
+    (store / "uses/x.json").write_text(json.dumps(use))
+    contents(store_of(load(project / "c.yaml").spec))

@@ -14,6 +14,8 @@ import pytest
 from pipelines import ConfigError, MachineError, code
 from pipelines.code import FunctionError, find
 from pipelines.pipeline import Pipeline, load
+from pipelines.plan import Plan
+from pipelines.run import execute
 
 Make = Callable[..., Pipeline]
 MAP = "  it:\n    map: {function: %s, items: [1, 2, 3], returns: int64}\n"
@@ -29,8 +31,9 @@ def _as_it_was() -> Iterator[None]:
             del sys.modules[name]
 
 
-def results(made: Pipeline, executor: str) -> list[Any]:
-    return made.run(executor).outputs["it"].head["result"].to_list()
+def results(made: Pipeline | Plan, executor: str) -> list[Any]:
+    plan = made.plan() if isinstance(made, Pipeline) else made
+    return execute(plan, executor).outputs["it"].head["result"].to_list()
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads", "processes", "local"])
@@ -50,8 +53,7 @@ def test_modules_packages_and_relative_imports(project: Path, executor: str) -> 
     (project / "plain" / "names.py").write_text("ONE = 1\n")
     (project / "late.py").write_text("TEN = 10\n")
     (project / "configs" / "c.yaml").write_text("steps:\n" + MAP % "beside:f")
-    made = load(project / "configs" / "c.yaml")
-    made.plan()
+    made = load(project / "configs" / "c.yaml").plan()
     for path in project.rglob("*.py"):
         path.unlink()  # what was read for the plan is what runs
     assert results(made, executor) == [14, 17, 20]
@@ -61,15 +63,15 @@ def test_modules_packages_and_relative_imports(project: Path, executor: str) -> 
 def test_changed_code_is_imported_anew(pipeline: Make, project: Path, executor: str) -> None:
     (project / "helper.py").write_text("N = 1\n")
     (project / "mine.py").write_text("import helper\n\ndef f(x: int) -> int:\n    return x + helper.N\n")
-    first = pipeline(MAP % "mine:f")
+    first = pipeline(MAP % "mine:f").plan()
     assert results(first, executor) == [2, 3, 4]
     (project / "helper.py").write_text("N = 100\n")
-    second = pipeline(MAP % "mine:f")
+    second = pipeline(MAP % "mine:f").plan()
     assert results(second, executor) == [101, 102, 103]
-    assert first.plan().nodes["it"].identity != second.plan().nodes["it"].identity
+    assert first.nodes["it"].identity != second.nodes["it"].identity
     assert results(first, executor) == [2, 3, 4], "a plan runs what it was made from"
     (project / "unused.py").write_text("")
-    assert pipeline(MAP % "mine:f").plan().nodes["it"].identity == second.plan().nodes["it"].identity
+    assert pipeline(MAP % "mine:f").plan().nodes["it"].identity == second.nodes["it"].identity
 
 
 @pytest.mark.parametrize(
@@ -88,12 +90,12 @@ def test_modules_that_are_named_by_texts_are_code_too(pipeline: Make, project: P
     (project / "p" / "__init__.py").write_text("__all__ = ['b']\n")
     (project / "p" / "b.py").write_text("N = 1\n")
     project.joinpath(*name.split(".")).with_suffix(".py").write_text(module)
-    first = pipeline(MAP % f"{name}:f")
+    first = pipeline(MAP % f"{name}:f").plan()
     assert results(first, "serial") == [2, 3, 4]
     (project / "p" / "b.py").write_text("N = 100\n")
-    second = pipeline(MAP % f"{name}:f")
+    second = pipeline(MAP % f"{name}:f").plan()
     assert results(second, "serial") == [101, 102, 103]
-    assert first.plan().nodes["it"].identity != second.plan().nodes["it"].identity
+    assert first.nodes["it"].identity != second.nodes["it"].identity
 
 
 def test_what_the_process_imported_itself_stays(pipeline: Make, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
