@@ -333,6 +333,7 @@ def _check(options: argparse.Namespace) -> int:
         else:
             if options.format == "text":
                 print(f"{config}: ok, {len(plan.nodes)} step{'s' * (len(plan.nodes) != 1)}", flush=True)
+                _complain((), plan.notes)
     if options.format == "json":
         print(messages.as_json(found))
     elif options.format == "github":

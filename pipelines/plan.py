@@ -87,6 +87,16 @@ class Plan:
         )
         return "\n".join([f"Plan of {self.spec.name}", *(f"  {n.name}: {n.kind}({table})" for n, table in tables)])
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of how sources are read."""
+        return tuple(
+            f"{node.name}: {note}"
+            for node in self.nodes.values()
+            if isinstance(node.bound, Input)
+            for note in node.bound.notes
+        )
+
     def step(self, name: str) -> Node:
         """The step of that name. Raises ConfigError when there is none."""
         if name not in self.nodes:

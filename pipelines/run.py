@@ -118,6 +118,8 @@ def execute(
     layout = layout or Layout()
     staged = cut(plan, targets, layout)
     with recorded(plan.spec, log) as record, _alone(staged, record):
+        for note in plan.notes:
+            log.say(f"note: {note}")
         record.note(plan=plan_facts(staged))
         with suppress(OSError):
             record.write()  # who is killed from now on has a record that says what was asked for

@@ -1420,6 +1420,8 @@ def _fitting(values: pl.Series) -> Iterator[pl.DataType]:
     for dtype, pattern in _PATTERNS if len(values) else ():
         if re.search(pattern, values[0]) and values.str.contains(pattern).all():
             yield dtype
+            if dtype == pl.Int64:
+                break  # a float would not hold what 64 bits do not
     yield pl.String()
 
 
@@ -1429,6 +1431,12 @@ def _doubt(values: pl.Series, dtype: pl.DataType) -> str:
         return "is empty in all sampled rows: read as string; declare its type"
     if dtype == pl.Int64 and (zeros := values.filter(values.str.contains(r"^0\d"))).len():
         return f"has leading zeros ({zeros[0]!r}), read as int64: declare string to keep them"
+    if dtype == pl.Int64 and (signs := values.filter(values.str.starts_with("+"))).len():
+        return f"has plus signs ({signs[0]!r}), read as int64: declare string to keep them"
+    if dtype == pl.String and values.str.contains(_PATTERNS[0][1]).all():
+        return f"has integers beyond 64 bits ({values[0]!r}), read as string: declare float64 to compute with them"
+    if dtype == pl.String and values.str.contains(f"^{_ZONED.pattern}$").all():
+        return f"has times with offsets ({values[0]!r}), read as string: declare datetime[us,UTC], or another zone"
     if dtype == pl.String and values.str.contains(_DATELIKE).all():
         return f"looks like dates ({values[0]!r}), read as string: give their format in `dates`"
     return ""

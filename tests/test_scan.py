@@ -17,7 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.cli import main
 from pipelines.errors import ConfigError, DataError, PipelineError
+from pipelines.pipeline import load
 from pipelines.scan import Csv, Found, Source, discover, globbed
 
 
@@ -451,3 +453,23 @@ def test_globs_are_those_of_python(tmp_path: Path, pattern: str) -> None:
     hits = glob.glob(os.path.join(glob.escape(str(root)), pattern), recursive=True)
     expected = sorted({os.path.normpath(hit) for hit in hits if os.path.isfile(hit)})
     assert sorted({os.path.normpath(path) for path in globbed(pattern, root)}) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "note"),
+    [
+        (("12345678901234567890", "1"), pl.String(), "integers beyond 64 bits"),
+        (("+4917", "4918"), pl.Int64(), "plus signs"),
+        (("2024-01-01T10:00:00Z", "2024-01-01T10:00:00.5+05:30"), pl.String(), "times with offsets"),
+        (("1", "2.5", "12345678901234567890"), pl.Float64(), ""),
+    ],
+)
+def test_what_a_sampled_type_may_lose_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: tuple[str, ...], dtype: pl.DataType, note: str
+) -> None:
+    (tmp_path / "a.csv").write_text("\n".join(("v", *values, "")))
+    (tmp_path / "c.yaml").write_text("steps:\n  t: {read: a.csv}\n")
+    assert main(["check", str(tmp_path / "c.yaml")]) == 0
+    said = capsys.readouterr().err
+    assert (f"note: t: column 'v' has {note}" in said) if note else not said
+    assert load(tmp_path / "c.yaml").plan().nodes["t"].schema == {"v": dtype}
