@@ -455,6 +455,11 @@ def _frame(spec: exp.WindowSpec) -> Frame:
     high = _border(spec.args.get("end") or "CURRENT ROW", spec.args.get("end_side"), unit, "FOLLOWING")
     if spec.args.get("exclude") or isinstance(high, tuple):
         raise ExpressionError(f"the frame {spec.sql('duckdb')} is not possible", _FRAMES)
+    if isinstance(low, int) and isinstance(high, int) and low > high:
+        shown = spec.sql("duckdb")
+        raise ExpressionError(
+            f"the frame {shown} holds no row: it ends before it starts", "write the earlier bound first"
+        )
     return Frame("rows" if unit == "rows" else "range", low, high)
 
 
