@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from pipelines.errors import ConfigError, Issue, Place, did_you_mean
-from pipelines.params import merged, resolve
+from pipelines.params import merged, resolve, undeclared
 from pipelines.source import Node, read_yaml, substitute
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
@@ -204,15 +204,17 @@ def load_spec(
     The spec has the steps without any. Raises ConfigError when there is nothing to go on with.
     """
     path = Path(path)
-    tree = read_yaml(path, str(path))
+    tree, unknown = read_yaml(path, str(path)), list[Issue]()
     for each in overlays:
         over = read_yaml(Path(each), str(each))
         if not isinstance(over.value, dict):
             what = f"an overlay is a mapping like the config, this is {_shown(over)}"
             raise ConfigError(Issue(what, "write what changes under the same keys", over.place))
+        unknown += undeclared(tree, over)
         tree = merged(tree, over)
     reader = _Reader(path, tree, params or {})
     spec = reader.spec()
+    reader.issues += unknown
     if spec is None:
         raise ConfigError(*reader.issues)
     return spec, reader.issues

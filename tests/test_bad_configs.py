@@ -351,11 +351,11 @@ def test_types_of_given_parameters(tmp_path: Path, given: object, value: object)
 
 def test_wrong_parameters(tmp_path: Path) -> None:
     assert said(MAP, tmp_path, itms="[1]", x="1") == [
-        "-p itms: unknown parameter 'itms'",
-        "-p x: unknown parameter 'x'",
+        "unknown parameter 'itms'",
+        "unknown parameter 'x'",
     ]
     [issue] = errors(MAP, tmp_path, items="3")
-    assert (issue.place, issue.message) == (None, "-p items: '3' is not a list")
+    assert (issue.place, issue.message) == (None, "the parameter 'items' is '3', which is not a list")
     assert said("name: a\nparams: {run: 1}\n" + MAP.split("\n", 2)[2].replace("${", "$${"), tmp_path)[0] == (
         "2:10 'run' cannot name a parameter: ${run} has a meaning"
     )
