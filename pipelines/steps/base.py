@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from pipelines.code import Function, FunctionError, find
-from pipelines.errors import Issue, PipelineError, did_you_mean
+from pipelines.errors import Issue, PipelineError, did_you_mean, nearest
 from pipelines.order import Order
 from pipelines.scan import Drawn, FileInfo
 from pipelines.source import Node
@@ -272,6 +273,10 @@ class Input:
     """Of each partition, where that is known before it is read."""
 
 
+_NAMES = re.compile(r"\s*{0}(\s*,\s*{0})*\s*".format(r'([^\W\d]\w*|"[^"]+")(\s+(asc|desc))?'), re.IGNORECASE)
+"""Names of columns, as options have them."""
+
+
 class Problems:
     """Collects a step's issues, each at the place of the option that it is about."""
 
@@ -298,8 +303,24 @@ class Problems:
         """Whether the column exists; if not, that is an issue."""
         if name in schema:
             return True
-        self.add(path, f"unknown column {name!r}", did_you_mean(name, schema))
+        remedy = did_you_mean(name, schema)
+        found = re.fullmatch(r"(-?)(.+?)(?i:\s+(asc|desc)\b.*)?", name)
+        if found and found[2] in schema:
+            falling = "" if (found[3] or "").lower() == "asc" else f"; large values first: `descending: [{found[2]}]`"
+            remedy = f"write {found[2]}{falling}"
+        elif "(" in name:
+            remedy = "columns are named here: compute it in a `derive` above, and name what that makes"
+        self.add(path, f"unknown column {name!r}", remedy)
         return False
+
+    def misspelt(self, step: Step, name: str, text: str) -> bool:
+        """Whether `name: text`, beside which new columns stand, is none but an option, which is an issue then."""
+        options = type(step).model_fields
+        near = nearest(name, options)
+        if near is None or not _NAMES.fullmatch(text):
+            return False
+        self.key((), name, f"unknown option {name!r}", f"did you mean {near!r}? {options[near].description or ''}")
+        return True
 
     def unused(self, step: Step, names: Sequence[str], beside: str) -> None:
         """Options that are given, but mean nothing beside another one."""
