@@ -280,8 +280,10 @@ _NAMES = re.compile(r"\s*{0}(\s*,\s*{0})*\s*".format(r'([^\W\d]\w*|"[^"]+")(\s+(
 class Problems:
     """Collects a step's issues, each at the place of the option that it is about."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, guessed: Columns = frozenset()) -> None:
         self.node, self.issues = node, list[Issue]()
+        self.guessed = guessed
+        """Columns of the input that samples, not the config, made texts."""
         self.exit_code = 2
 
     def add(self, path: tuple[str | int, ...], message: str, remedy: str = "", offset: int | None = None) -> None:
@@ -359,11 +361,17 @@ class Problems:
         """The expression bound to the input's types, and the columns it reads."""
         from pipelines import expressions  # takes a while, and arrays need none
 
+        columns: Columns = frozenset()
         try:
             parsed = expressions.parse(text)
-            return parsed.bind(schema, on_aggregate, on_window), parsed.columns
+            columns = parsed.columns
+            return parsed.bind(schema, on_aggregate, on_window), columns
         except expressions.ExpressionError as error:
-            self.add(path, str(error.message), error.remedy, error.offset)
+            remedy = error.remedy
+            if (texts := sorted(columns & self.guessed)) and "string" in error.message:
+                declared = ", ".join(f"{name}: float64" for name in texts)
+                remedy += f"; string was sampled, not declared: another type as `dtypes: {{{declared}}}` in the `read`"
+            self.add(path, str(error.message), remedy, error.offset)
             return None
 
     def function(self, path: tuple[str | int, ...], text: str, context: Context) -> tuple[Function, Any] | None:
