@@ -368,7 +368,7 @@ class Problems:
             return parsed.bind(schema, on_aggregate, on_window), columns
         except expressions.ExpressionError as error:
             remedy = error.remedy
-            if (texts := sorted(columns & self.guessed)) and "string" in error.message:
+            if (texts := sorted(columns & self.guessed)) and re.search(r"\bstring\b", error.message):
                 declared = ", ".join(f"{name}: float64" for name in texts)
                 remedy += f"; string was sampled, not declared: another type as `dtypes: {{{declared}}}` in the `read`"
             self.add(path, str(error.message), remedy, error.offset)
