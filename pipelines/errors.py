@@ -185,12 +185,41 @@ def named(text: str, names: Collection[str]) -> str:
     return text
 
 
+_MEANT = {
+    **dict.fromkeys(("groupby", "partitionby", "key", "keys", "subset", "on"), ("by", "partition_by", "aggregate")),
+    **dict.fromkeys(("orderby", "order", "sortby", "sort"), ("order_by", "by", "sort")),
+    **dict.fromkeys(("desc", "reverse"), ("descending",)),
+    **dict.fromkeys(("lefton", "righton", "using", "by"), ("on",)),
+    **dict.fromkeys(("sep", "delim", "delimiter"), ("separator",)),
+    **dict.fromkeys(("outer", "fullouter"), ("full",)),
+    **{"leftouter": ("left",), "rightouter": ("right",), "where": ("filter",), "having": ("filter",), "merge": ("join",)},
+    **dict.fromkeys(("withcolumn", "withcolumns", "mutate", "assign", "compute"), ("derive",)),
+    **dict.fromkeys(("rename", "drop", "cast"), ("select",)),
+    **dict.fromkeys(("concat", "append", "unionall"), ("union",)),
+    **dict.fromkeys(("dropduplicates", "unique"), ("dedupe",)),
+    **dict.fromkeys(("int", "integer", "bigint", "long"), ("int64", "integer")),
+    **dict.fromkeys(("float", "double", "real"), ("float64", "number")),
+    **dict.fromkeys(("str", "text", "varchar", "char", "object"), ("string",)),
+    **{"timestamp": ("datetime",), "numeric": ("decimal(precision,scale)",)},
+}  # fmt: skip
+"""What SQL, pandas, Polars and dbt call it, without capitals and signs: what it is called here, the first that is known."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was meant."""
+    known, plain = list(known), _plain(word)
+    same = [k for k in known if plain and _plain(k) == plain]
+    near = same or [m for m in _MEANT.get(plain, ()) if m in known]
+    return next(iter(near or difflib.get_close_matches(word, known, n=1, cutoff=0.6)), None)
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[\W_]", "", word.lower())
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A remedy that names the nearest known word, or lists them all when none is near."""
     known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if not near:
-        near = [k for k in known if k.lower() == word.lower()]
-    if near:
-        return f"did you mean {near[0]!r}?"
+    if (near := nearest(word, known)) is not None:
+        return f"did you mean {near!r}?"
     return f"known: {', '.join(known[:40])}" if known else ""

@@ -46,6 +46,23 @@ def merged(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
     return replace(base, value={**base.value, **over.value, **both}, keys={**over.keys, **base.keys})
 
 
+def undeclared(base: Node, over: Node) -> list[Issue]:
+    """Parameters of an overlay that the config does not have. One that says its type is a new one, for steps of the overlay."""
+    declared, given = (tree.value.get("params") if isinstance(tree.value, dict) else None for tree in (base, over))
+    if given is None or not isinstance(given.value, dict):
+        return []
+    names = declared.value if declared is not None and isinstance(declared.value, dict) else {}
+    return [
+        _unknown(name, names, given.keys[name])
+        for name, body in given.value.items()
+        if name not in names and not (isinstance(body.value, dict) and "type" in body.value)
+    ]
+
+
+def _unknown(name: str, declared: Mapping[str, Node], place: Place | None = None) -> Issue:
+    return Issue(f"unknown parameter {name!r}", did_you_mean(name, declared) or "the config declares none", place)
+
+
 def resolve(node: Node | None, given: Mapping[str, Any], issues: list[Issue]) -> dict[str, Node] | None:
     """Each parameter's value: what is given, else its default; None when one has none. Mistakes are added to `issues`."""
     declared: Mapping[str, Node] = {}
@@ -57,8 +74,7 @@ def resolve(node: Node | None, given: Mapping[str, Any], issues: list[Issue]) ->
             issues.append(Issue("`params` is a mapping", "write `params: {name: value}`", node.place))
     for name in given:
         if name not in declared:
-            remedy = did_you_mean(name, declared) or "the config declares none"
-            issues.append(Issue(f"-p {name}: unknown parameter {name!r}", remedy))
+            issues.append(_unknown(name, declared))
     values, missing = dict[str, Node](), list[str]()
     for name, body in declared.items():
         if name == "run" or name.startswith(("env:", "secret:")):
@@ -72,7 +88,11 @@ def resolve(node: Node | None, given: Mapping[str, Any], issues: list[Issue]) ->
             value = None
         elif default is None:
             issues.append(
-                Issue(f"the parameter {name!r} has no value", f"give it: -p {name}=..., or a `default`", keys[name])
+                Issue(
+                    f"the parameter {name!r} has no value",
+                    f"give it, as `-p {name}=...` does, or a `default`",
+                    keys[name],
+                )
             )
             value = None
         else:
@@ -129,7 +149,7 @@ def _declaration(node: Node, issues: list[Issue]) -> tuple[str | None, Node | No
 
 
 def _given(name: str, given: Any, kind: str | None, issues: list[Issue]) -> Node | None:
-    """A value of the command line, which is text, or of Python."""
+    """A value of the command line, which is text, or of Python: what is said of it holds for both."""
     place = Place(f"-p {name}", 1, 1)
     if kind in ("string", "date") and isinstance(given, str):
         node = Node(given, place)
@@ -139,11 +159,13 @@ def _given(name: str, given: Any, kind: str | None, issues: list[Issue]) -> Node
         except ConfigError:
             node = Node(given, place)
     else:
+        if kind == "date" and isinstance(given, datetime.datetime) and given.time() == datetime.time():
+            given = given.date()  # as pandas gives dates
         node = _node(given, place)
     if kind and not TYPES[kind](node.plain()):
         issues.append(
             Issue(
-                f"-p {name}: {given!r} is not {_a(kind)}",
+                f"the parameter {name!r} is {given!r}, which is not {_a(kind)}",
                 f"the config gives it that type; another is declared as `{name}: {{type: ..., default: ...}}`",
             )
         )
@@ -162,4 +184,4 @@ def _node(value: Any, place: Place) -> Node:
         return Node({k: _node(v, place) for k, v in value.items()}, place, dict.fromkeys(value, place))
     if isinstance(value, list | tuple):
         return Node(tuple(_node(v, place) for v in value), place)
-    return Node(value, place)
+    return Node(str(value) if isinstance(value, datetime.date) else value, place)  # as YAML has it; datetimes are dates

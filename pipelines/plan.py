@@ -121,12 +121,13 @@ class Plan:
 
 def make_plan(spec: Spec, finer: int = 1) -> Plan:
     """Binds every step; sources in `finer` times as many partitions as usual. Raises ConfigError (DataError or MachineError where only those are wrong) with all issues."""
+    guessed = dict[str, frozenset[str]]()
     nodes, issues, notes, exit_code = dict[str, Node](), list[Issue](), list[str](), 0
     for step in spec.steps:
         if any(name not in nodes for name in step.inputs):
             continue  # its input has issues already
         above = [nodes[name] for name in step.inputs]
-        problems = Problems(step.options)
+        problems = Problems(step.options, frozenset().union(*(guessed[name] for name in step.inputs)))
         inputs = tuple((node.name, node.schema) for node in above)
         values = tuple(node.gives for node in above)
         if above and (before := step.step.first(above[0].schema, values, problems)) is not None:
@@ -156,11 +157,21 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
                 issues.append(issue)
                 exit_code = 2
             nodes[step.name] = node
+        guessed[step.name] = _guessed(bound, problems.guessed)
     if issues:
         error = {3: DataError, 4: MachineError}.get(exit_code, ConfigError)(*issues)
         error.notes = tuple(notes)
         raise error
     return Plan(spec, nodes)
+
+
+def _guessed(bound: Operation | Input | Output | Work | None, above: frozenset[str]) -> frozenset[str]:
+    """Columns that are texts because samples of their file are, and nobody said so."""
+    if isinstance(bound, Input):
+        return frozenset(name for name, dtype in bound.sampled.items() if dtype == pl.String())
+    if isinstance(bound, Operation):
+        return frozenset(name for name in above if bound.passes(frozenset((name,))))
+    return frozenset()
 
 
 def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output | Work) -> Node:

@@ -38,6 +38,7 @@ from pipelines.errors import ConfigError, DataError, Issue, did_you_mean, machin
 from pipelines.types import dtype_name, is_pattern
 
 _CSV, _PARQUET, _PACKED = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".gz", ".zst", ".bz2", ".xz")
+_OTHERS = (".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".orc", ".avro", ".feather", ".arrow")
 _SAMPLE_BYTES, _SAMPLE_FILES, _FILES_PER_PARTITION = 1 << 16, 16, 32
 _ROWS, _ROWS_BYTES, _PLACES = 20_000, 1 << 22, 48
 """Estimates: about so many rows are looked at, of up to so many bytes, at so many places."""
@@ -825,6 +826,10 @@ def discover(
     formats = {f: format or _format(f) for f in files}
     for f, kind in formats.items():
         if kind is None:
+            end = (_suffixes(f) or [""])[-1]
+            if end in _OTHERS:
+                what = f"{_name(f, root)}: {end} files are not read"
+                raise ConfigError(Issue(what, "CSV and Parquet are: convert it to one of them"))
             raise ConfigError(Issue(f"the format of {_name(f, root)} is not clear", "set `format: csv` or `parquet`"))
         if kind != formats[files[0]]:
             raise ConfigError(

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from pipelines.errors import ConfigError, Issue, Place, did_you_mean
-from pipelines.params import merged, resolve
+from pipelines.errors import ConfigError, Issue, Place, did_you_mean, nearest
+from pipelines.params import merged, resolve, undeclared
 from pipelines.source import Node, read_yaml, substitute
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
@@ -45,6 +45,12 @@ KIND_WORDS: Mapping[Kind, str] = {
     "metrics": "metrics",
 }
 _LONGEST_NAME = 100
+_NO_KIND = {
+    **dict.fromkeys(("limit", "head"), "`sort: {by: [Date], limit: 10}`; in the table's order `top: {n: 10}`"),
+    "pivot": "a column for each value in `aggregate`: `a: sum(x) FILTER (WHERE kind = 'a')`",
+    **dict.fromkeys(("sql", "query"), "there are no queries: write their expressions in `filter`, `derive` and `aggregate`"),
+}  # fmt: skip
+"""What other tools have a step for."""
 EXECUTORS = ("serial", "threads", "processes", "local", "address", "kubernetes")
 _USED_BY = {
     "workers": ("processes", "local", "kubernetes"),
@@ -205,15 +211,17 @@ def load_spec(
     The spec has the steps without any. Raises ConfigError when there is nothing to go on with.
     """
     path = Path(path)
-    tree = read_yaml(path, str(path))
+    tree, unknown = read_yaml(path, str(path)), list[Issue]()
     for each in overlays:
         over = read_yaml(Path(each), str(each))
         if not isinstance(over.value, dict):
             what = f"an overlay is a mapping like the config, this is {_shown(over)}"
             raise ConfigError(Issue(what, "write what changes under the same keys", over.place))
+        unknown += undeclared(tree, over)
         tree = merged(tree, over)
     reader = _Reader(path, tree, params or {})
     spec = reader.spec()
+    reader.issues += unknown
     if spec is None:
         raise ConfigError(*reader.issues)
     return spec, reader.issues
@@ -383,11 +391,14 @@ class _Reader:
                 else f"write `{name}: {{<kind>: <options>}}`; kinds: {', '.join(KINDS)}",
             )
             return None
+        if (cut := _cut_by_comma(body)) is not None:
+            remedy = "put the expression in quotes, or on a line of its own"
+            self.add(cut, "a comma ends a value inside { }", remedy)
+            return None
         for key in body.value:
             if key not in KINDS and key not in COMMON:
-                self.add(
-                    body.keys[key], f"unknown key {key!r} in the step {name!r}", did_you_mean(key, (*KINDS, *COMMON))
-                )
+                remedy = _NO_KIND.get(key.lower()) or did_you_mean(key, (*KINDS, *COMMON))
+                self.add(body.keys[key], f"unknown key {key!r} in the step {name!r}", remedy)
         kinds = [key for key in body.value if key in KINDS]
         if not kinds:
             if all(key in COMMON for key in body.value):
@@ -432,9 +443,15 @@ class _Reader:
         option = ".".join(str(part) for part in path if isinstance(part, str))
         inner, rest = _inner(cls, path)
         example = f"for example `{cls.example}`" if issubclass(cls, Step) else ""
-        if found[0]["type"] == "extra_forbidden":
+        known = _options(inner)
+        near = nearest(str(path[-1]), known) if path and str(path[-1]) not in known else None
+        extra = (
+            near is not None and len(path) == 1 and cls.model_config.get("extra") == "allow"
+        )  # a list is no new column
+        if found[0]["type"] == "extra_forbidden" or extra:
             where = node.find(path[:-1]).keys.get(str(path[-1]), node.place)
-            self.add(where, f"unknown option {option!r}", did_you_mean(str(path[-1]), _options(inner)))
+            more = f" {known[near].description or ''}".rstrip() if near else ""
+            self.add(where, f"unknown option {option!r}", did_you_mean(str(path[-1]), known) + more)
         elif found[0]["type"] == "missing":
             self.add(there.place, f"the option {option!r} is missing", example)
         else:
@@ -442,6 +459,9 @@ class _Reader:
             remedy = (field.description if field else None) or example
             if isinstance(there.value, str) and found[0]["type"] in ("int_type", "bool_type", "float_type"):
                 remedy = _unquoted(there.value, found[0]["type"]) or remedy
+            if isinstance(there.value, str) and found[0]["type"] == "literal_error":
+                near = nearest(there.value, re.findall(r"'([^']*)'", found[0]["ctx"]["expected"]))
+                remedy = f"did you mean {near!r}? {remedy}" if near else remedy
             what = f"an item of `{option}`" if path and isinstance(path[-1], int) else f"`{option}`" if option else "it"
             wanted = " or ".join(dict.fromkeys(map(_wanted, found)))
             empty = found[0]["type"] in ("string_too_short", "too_short") and not there.value
@@ -587,6 +607,23 @@ def _asked(cls: type[Step] | None) -> str:
     words = [" or ".join(KIND_WORDS[each] for each in wanted) for wanted in cls.takes] if cls else []
     first = len(words) - (cls.optional if cls else 0)
     return " and ".join(words[:first]) + "".join(f", perhaps {word}" for word in words[first:])
+
+
+def _cut_by_comma(node: Node) -> Place | None:
+    """Where what follows a comma inside of brackets became a key: `{x: round(y, 2)}`."""
+    if isinstance(node.value, tuple):
+        return next((place for each in node.value if (place := _cut_by_comma(each))), None)
+    if not isinstance(node.value, dict):
+        return None
+    opened, start = False, None
+    for key, each in node.value.items():
+        if opened and each.value is None:
+            start = start or node.keys[key]
+            if key.count(")") > key.count("("):
+                return start
+        else:
+            opened, start = isinstance(each.value, str) and each.value.count("(") > each.value.count(")"), None
+    return next((place for each in node.value.values() if (place := _cut_by_comma(each))), None)
 
 
 def _references(node: Node) -> set[Place]:

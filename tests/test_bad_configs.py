@@ -88,6 +88,18 @@ def test_all_mistakes_are_told_at_once() -> None:
         assert places == sorted(places)
 
 
+def test_a_sampled_type_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("k,v\n1,$2\n2,$3\n")
+    text = "steps:\n  t: {read: OPTIONS}\n  u: {filter: k > 0}\n  a: {aggregate: {x: sum(v)}}\n"
+    [sampled] = errors(text.replace("OPTIONS", "a.csv"), tmp_path)
+    assert "string was sampled, not declared: another type as `dtypes: {v: float64}`" in sampled.remedy
+    [declared] = errors(text.replace("OPTIONS", "{path: a.csv, dtypes: {v: string}}"), tmp_path)
+    assert declared.message == sampled.message == "sum does not take string"
+    assert "sampled" not in declared.remedy
+    [derived] = errors(text.replace("OPTIONS", "a.csv").replace("filter: k > 0", "derive: {v: upper(v)}"), tmp_path)
+    assert "sampled" not in derived.remedy
+
+
 # Files
 
 
@@ -351,11 +363,11 @@ def test_types_of_given_parameters(tmp_path: Path, given: object, value: object)
 
 def test_wrong_parameters(tmp_path: Path) -> None:
     assert said(MAP, tmp_path, itms="[1]", x="1") == [
-        "-p itms: unknown parameter 'itms'",
-        "-p x: unknown parameter 'x'",
+        "unknown parameter 'itms'",
+        "unknown parameter 'x'",
     ]
     [issue] = errors(MAP, tmp_path, items="3")
-    assert (issue.place, issue.message) == (None, "-p items: '3' is not a list")
+    assert (issue.place, issue.message) == (None, "the parameter 'items' is '3', which is not a list")
     assert said("name: a\nparams: {run: 1}\n" + MAP.split("\n", 2)[2].replace("${", "$${"), tmp_path)[0] == (
         "2:10 'run' cannot name a parameter: ${run} has a meaning"
     )

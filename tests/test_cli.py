@@ -203,13 +203,13 @@ def test_parameters(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("given", "message"),
     [
         ("least", "error: -p least: this is not NAME=VALUE\n    for example -p prices=data/*.csv\n"),
-        ("leest=1", "error: -p leest: unknown parameter 'leest'\n    did you mean 'least'?\n"),
+        ("leest=1", "error: unknown parameter 'leest'\n    did you mean 'least'?\n"),
         ("=1", "error: -p =1: this is not NAME=VALUE\n"),
-        ("partitions=many", "error: -p partitions: 'many' is not a number\n"),
+        ("partitions=many", "error: the parameter 'partitions' is 'many', which is not a number\n"),
         ("partitions=2.5", "error: days.yaml:4:49: `partitions` must be a whole number, not 2.5\n"),
-        ("least=Opne", "error: -p least: 'Opne' is not a number\n"),
-        ("least=[1]", "error: -p least: '[1]' is not a number\n"),
-        ("least=", "error: -p least: '' is not a number\n"),
+        ("least=Opne", "error: the parameter 'least' is 'Opne', which is not a number\n"),
+        ("least=[1]", "error: the parameter 'least' is '[1]', which is not a number\n"),
+        ("least=", "error: the parameter 'least' is '', which is not a number\n"),
     ],
 )
 def test_wrong_parameters(config: Path, capsys: pytest.CaptureFixture[str], given: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,10 @@ def test_types_and_defaults(tmp_path: Path) -> None:
     [
         ({}, "2:3: the parameter 'symbol' has no value"),
         ({"symbol": "MSFT"}, "the parameter 'symbol' is 'MSFT'\n    choose one of: IBM, AAPL"),
-        ({"symbol": "IBM", "rows": "2.5"}, "-p rows: '2.5' is not a whole number"),
-        ({"symbol": "IBM", "rows": "many"}, "-p rows: 'many' is not a whole number"),
-        ({"symbol": "IBM", "rows": True}, "-p rows: True is not a whole number"),
-        ({"symbol": "IBM", "above": "[1]"}, "-p above: '[1]' is not a number"),
+        ({"symbol": "IBM", "rows": "2.5"}, "the parameter 'rows' is '2.5', which is not a whole number"),
+        ({"symbol": "IBM", "rows": "many"}, "the parameter 'rows' is 'many', which is not a whole number"),
+        ({"symbol": "IBM", "rows": True}, "the parameter 'rows' is True, which is not a whole number"),
+        ({"symbol": "IBM", "above": "[1]"}, "the parameter 'above' is '[1]', which is not a number"),
         ({"symbol": "IBM", "abov": "1"}, "did you mean 'above'?"),
     ],
 )
@@ -95,7 +96,7 @@ def test_plain_values_give_the_type(tmp_path: Path) -> None:
     ).spec.params
     assert found == {"s": "0123", "n": 2.5, "b": True, "l": ["x", "y"], "none": 7, "d": "2021-02-03"}
     for name, value in {"n": "x", "b": "1", "l": "x", "d": "3.2.2021"}.items():
-        with pytest.raises(ConfigError, match=f"-p {name}: '{value}' is not"):
+        with pytest.raises(ConfigError, match=f"the parameter '{name}' is '{value}', which is not"):
             load(path, {name: value})
 
 
@@ -129,6 +130,8 @@ def test_overlays(tmp_path: Path) -> None:
         ("steps: {few: {sort: {by: [Clos]}}}\n", "over.yaml:1:27: unknown column 'Clos'"),
         ("steps:\n  few:\n    filter: Close > 1\n", "the step 'few' has"),
         ("- 1\n", "over.yaml:1:1: an overlay is a mapping like the config, this is a list"),
+        ("params:\n  abov: 3\n", "over.yaml:2:3: unknown parameter 'abov'\n    did you mean 'above'?"),
+        ("params: {abov: {default: 3}}\n", "over.yaml:1:10: unknown parameter 'abov'"),
         ("executor: {kind: lokal}\n", "over.yaml:1:18: `kind` must be"),
     ],
 )
@@ -137,6 +140,27 @@ def test_mistakes_in_overlays_are_named_there(tmp_path: Path, overlay: str, expe
     with pytest.raises(ConfigError) as caught:
         load(path, {"symbol": "IBM"}, [config(tmp_path, overlay, "over.yaml")]).plan()
     assert expected in str(caught.value)
+
+
+def test_an_overlay_may_declare_a_parameter(tmp_path: Path) -> None:
+    text = "params: {most: {type: number, default: 5}}\nsteps: {more: {filter: 'Close < ${most}'}}\n"
+    made = load(config(tmp_path, PARAMS + STEPS), {"symbol": "IBM"}, [config(tmp_path, text, "over.yaml")])
+    assert made.spec.params["most"] == 5
+
+
+@pytest.mark.parametrize(
+    "given",
+    [datetime.date(2022, 3, 1), datetime.datetime(2022, 3, 1), "2022-03-01"],
+)
+def test_dates_of_python(tmp_path: Path, given: object) -> None:
+    path = config(tmp_path, "params: {since: {type: date}}\n" + STEPS.replace("${above}", "1 AND Date > '${since}'"))
+    text = path.read_text().replace("${symbol}", "IBM").replace("${rows}", "3")
+    path.write_text(text.replace('"3"', "3"))
+    assert load(path, {"since": given}).spec.params == {"since": "2022-03-01"}
+    with pytest.raises(ConfigError) as caught:
+        load(path, {"since": datetime.datetime(2022, 3, 1, 12)})
+    assert "which is not a date" in str(caught.value)
+    assert "-p" not in str(caught.value)
 
 
 SECRET = """params: {token: "${secret:API_TOKEN}"}

@@ -74,6 +74,12 @@ class Expression:
         """Whether it can raise for some values, as a cast or a product does."""
         return any(_can_fail(node) for node in self._tree.walk())
 
+    @property
+    def column(self) -> str | None:
+        """The column's name, where it is nothing else."""
+        tree = self._tree.unnest()
+        return tree.name if isinstance(tree, exp.Column) else None
+
     def conjuncts(self) -> list[Expression]:
         """What AND joins: a row for which all are true is one for which the whole is."""
         tree = self._tree.unnest()
@@ -354,6 +360,8 @@ class _Binder:
 
     def _function(self, node: exp.Anonymous, where: exp.Expr | None = None, frame: Frame | None = None) -> Typed:
         name, offset = node.name.lower(), _offset_of_call(node)
+        if not any(name in known for known in (FUNCTIONS, AGGREGATES, WINDOWS, _SPECIAL)):
+            return call(name, [], offset)  # says so, whatever the arguments are
         if name in WINDOWS or (self.on_window and name in AGGREGATES):
             return self._over(name, node, where, frame, offset)
         if frame is not None:
@@ -455,6 +463,11 @@ def _frame(spec: exp.WindowSpec) -> Frame:
     high = _border(spec.args.get("end") or "CURRENT ROW", spec.args.get("end_side"), unit, "FOLLOWING")
     if spec.args.get("exclude") or isinstance(high, tuple):
         raise ExpressionError(f"the frame {spec.sql('duckdb')} is not possible", _FRAMES)
+    if isinstance(low, int) and isinstance(high, int) and low > high:
+        shown = spec.sql("duckdb")
+        raise ExpressionError(
+            f"the frame {shown} holds no row: it ends before it starts", "write the earlier bound first"
+        )
     return Frame("rows" if unit == "rows" else "range", low, high)
 
 
@@ -487,6 +500,7 @@ def _offset_of_call(node: exp.Expr) -> int | None:
     return start
 
 
+_SPECIAL = ("date_part", "date_add", "coalesce", "ifnull")
 _FALLIBLE = (exp.Add, exp.Sub, exp.Mul, exp.IntDiv, exp.Mod, exp.Neg, exp.Cast)
 
 

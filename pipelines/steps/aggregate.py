@@ -225,6 +225,8 @@ class Aggregate(Step):
             if name in self.by:
                 problems.key((), name, f"{name!r} is a key already", "choose another name")
             problems.new_column((), name)
+            if problems.misspelt(self, name, text):
+                continue
             if found := problems.expression((name,), text, schema, on_aggregate):
                 outputs.append((name, found[0].expr))
                 out[name] = found[0].dtype

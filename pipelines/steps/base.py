@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from pipelines.code import Function, FunctionError, find
-from pipelines.errors import Issue, PipelineError, did_you_mean
+from pipelines.errors import Issue, PipelineError, did_you_mean, nearest
 from pipelines.order import Order
 from pipelines.scan import Drawn, FileInfo
 from pipelines.source import Node
@@ -272,11 +273,17 @@ class Input:
     """Of each partition, where that is known before it is read."""
 
 
+_NAMES = re.compile(r"\s*{0}(\s*,\s*{0})*\s*".format(r'([^\W\d]\w*|"[^"]+")(\s+(asc|desc))?'), re.IGNORECASE)
+"""Names of columns, as options have them."""
+
+
 class Problems:
     """Collects a step's issues, each at the place of the option that it is about."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, guessed: Columns = frozenset()) -> None:
         self.node, self.issues = node, list[Issue]()
+        self.guessed = guessed
+        """Columns of the input that samples, not the config, made texts."""
         self.exit_code = 2
 
     def add(self, path: tuple[str | int, ...], message: str, remedy: str = "", offset: int | None = None) -> None:
@@ -298,8 +305,24 @@ class Problems:
         """Whether the column exists; if not, that is an issue."""
         if name in schema:
             return True
-        self.add(path, f"unknown column {name!r}", did_you_mean(name, schema))
+        remedy = did_you_mean(name, schema)
+        found = re.fullmatch(r"(-?)(.+?)(?i:\s+(asc|desc)\b.*)?", name)
+        if found and found[2] in schema:
+            falling = "" if (found[3] or "").lower() == "asc" else f"; large values first: `descending: [{found[2]}]`"
+            remedy = f"write {found[2]}{falling}"
+        elif "(" in name:
+            remedy = "columns are named here: compute it in a `derive` above, and name what that makes"
+        self.add(path, f"unknown column {name!r}", remedy)
         return False
+
+    def misspelt(self, step: Step, name: str, text: str) -> bool:
+        """Whether `name: text`, beside which new columns stand, is none but an option, which is an issue then."""
+        options = type(step).model_fields
+        near = nearest(name, options)
+        if near is None or not _NAMES.fullmatch(text):
+            return False
+        self.key((), name, f"unknown option {name!r}", f"did you mean {near!r}? {options[near].description or ''}")
+        return True
 
     def unused(self, step: Step, names: Sequence[str], beside: str) -> None:
         """Options that are given, but mean nothing beside another one."""
@@ -338,11 +361,17 @@ class Problems:
         """The expression bound to the input's types, and the columns it reads."""
         from pipelines import expressions  # takes a while, and arrays need none
 
+        columns: Columns = frozenset()
         try:
             parsed = expressions.parse(text)
-            return parsed.bind(schema, on_aggregate, on_window), parsed.columns
+            columns = parsed.columns
+            return parsed.bind(schema, on_aggregate, on_window), columns
         except expressions.ExpressionError as error:
-            self.add(path, str(error.message), error.remedy, error.offset)
+            remedy = error.remedy
+            if (texts := sorted(columns & self.guessed)) and re.search(r"\bstring\b", error.message):
+                declared = ", ".join(f"{name}: float64" for name in texts)
+                remedy += f"; string was sampled, not declared: another type as `dtypes: {{{declared}}}` in the `read`"
+            self.add(path, str(error.message), remedy, error.offset)
             return None
 
     def function(self, path: tuple[str | int, ...], text: str, context: Context) -> tuple[Function, Any] | None:

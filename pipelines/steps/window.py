@@ -8,7 +8,7 @@ import polars as pl
 from pydantic import ConfigDict, Field
 
 from pipelines.aggregates import FUNCTIONS
-from pipelines.expressions import Constant, ExpressionError, Frame, Typed, shift, unify
+from pipelines.expressions import Constant, ExpressionError, Frame, Typed, parse, shift, unify
 from pipelines.expressions.functions import WINDOWS
 from pipelines.order import Order
 from pipelines.steps.base import Columns, Context, Keyed, Problems, Sql, Step, Texts
@@ -266,7 +266,12 @@ class Window(Step):
             if name in self.partition_by:
                 problems.key((), name, f"{name!r} is a key already", "choose another name")
             problems.new_column((), name)
+            if problems.misspelt(self, name, text):
+                continue
             if found := problems.expression((name,), text, schema, on_window=calls):
+                if (of := parse(text).column) is not None:  # one of another name is most likely an option
+                    what = f"the new column {name!r} is {of!r} of the same row"
+                    problems.key((), name, what, f"options: {', '.join(Window.model_fields)}; `derive` copies columns")
                 used, columns = calls.taken()
                 outputs.append(Output(name, found[0].expr, found[1] | columns, used))
                 out[name] = found[0].dtype
