@@ -184,27 +184,23 @@ def _is_installed(package: str) -> bool:
 
 def _imports(module: Module) -> Iterator[str]:
     """The names of modules that a module's imports may mean; also where they are texts, but not where they are computed."""
-
-    def resolved(name: str, level: int) -> str:
-        if not level:
-            return name
-        package = module.name if module.is_package else module.name.rpartition(".")[0]
-        above = package.split(".")[: len(package.split(".")) - level + 1]
-        return ".".join([*above, name] if name else above)
-
-    for node in ast.walk(ast.parse(module.source, module.path)):
+    own = module.name if module.is_package else module.name.rpartition(".")[0]
+    nodes = list(ast.walk(ast.parse(module.source, module.path)))
+    importers = {"import_module", "__import__"}
+    for node in nodes:  # their other names: `from importlib import import_module as im`, `im = importlib.import_module`
+        if isinstance(node, ast.ImportFrom):
+            importers |= {alias.asname for alias in node.names if alias.asname and alias.name in importers}
+        elif isinstance(node, ast.Assign) and _last_name(node.value) in importers:
+            importers |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            if base := resolved(node.module or "", node.level):
+            if base := _resolved(node.module or "", node.level, own):
                 yield base
                 yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
-            for each in node.args[:1]:
-                if isinstance(each, ast.Constant) and isinstance(each.value, str):
-                    name = each.value.lstrip(".")
-                    if all(part.isidentifier() for part in name.split(".")):
-                        yield resolved(name, len(each.value) - len(name))
+        elif isinstance(node, ast.Call) and _last_name(node.func) in importers:
+            yield from _imported_by_call(node, own)
         elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
@@ -213,14 +209,41 @@ def _imports(module: Module) -> Iterator[str]:
                 yield from (f"{module.name}.{text}" for text in texts if isinstance(text, str) and text.isidentifier())
 
 
-def _called(call: ast.Call) -> str:
-    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+def _imported_by_call(call: ast.Call, own: str) -> Iterator[str]:
+    """Of `import_module(name, package)` or `__import__(name, globals, locals, fromlist, level)`, by whatever name it is called."""
+    given = dict[str | None, ast.expr]((keyword.arg, keyword.value) for keyword in call.keywords)
+    given |= zip(("name", "package", "locals", "fromlist", "level"), call.args, strict=False)
+    values = {name: value.value for name, value in given.items() if isinstance(value, ast.Constant)}
+    text, package, level = values.get("name"), values.get("package"), values.get("level")
+    if not isinstance(text, str):
+        return
+    name = text.lstrip(".")
+    if not all(part.isidentifier() for part in name.split(".")) and name:
+        return
+    above = level if isinstance(level, int) else len(text) - len(name)
+    if base := _resolved(name, above, package if isinstance(package, str) else own):
+        yield base
+        for each in ast.walk(given["fromlist"]) if "fromlist" in given else ():
+            if isinstance(each, ast.Constant) and isinstance(each.value, str) and each.value.isidentifier():
+                yield f"{base}.{each.value}"
+
+
+def _resolved(name: str, level: int, package: str) -> str:
+    if not level:
+        return name
+    above = package.split(".")[: len(package.split(".")) - level + 1]
+    return ".".join([*above, name] if name else above)
+
+
+def _last_name(node: ast.expr) -> str:
+    return getattr(node, "attr", getattr(node, "id", ""))
 
 
 # ---- in any process
 
 _provided = dict[tuple[str, tuple[str, ...]], Code]()
 _functions = dict[Function, Callable[..., Any]]()
+_finders: dict[tuple[str, tuple[str, ...]], _Finder] = {}
 _lock = threading.RLock()
 
 
@@ -235,37 +258,43 @@ def provided(function: Function) -> Code:
 
 def _load(function: Function) -> Callable[..., Any]:
     with _lock:
+        code = _provided[function.code]
+        _activate(code, function.module)
         if function not in _functions:
-            module = _imported(_provided[function.code], function.module)
-            found: Callable[..., Any] = getattr(module, function.name)
+            found: Callable[..., Any] = getattr(_imported(code, function.module), function.name)
             _functions[function] = found
         return _functions[function]
 
 
-def _imported(code: Code, name: str) -> types.ModuleType:
-    """Imports from the code. Its modules replace those of another content; what the process imported itself is put back.
+def _activate(code: Code, name: str) -> None:
+    """What is imported from now on is the code's: functions may import when they are called, and pickle looks for their classes.
 
-    Code whose modules agree stays: functions may import when they are called, and pickle looks for their classes.
+    Modules of other code give way, and come back with it. Code whose modules agree stays.
     """
     active = [finder for finder in sys.meta_path if isinstance(finder, _Finder)]
-    if any(finder.key == code.key for finder in active):
-        return importlib.import_module(name)
-    for finder in active:
-        if _agree(finder.code, code, name):
-            continue
-        for known in finder.modules:
-            if isinstance(getattr(sys.modules.get(known), "__loader__", None), _Loader):
-                del sys.modules[known]
+    if any(finder.code.key == code.key for finder in active):
+        return
+    gone = [finder for finder in active if not _agree(finder.code, code, name)]
+    for finder in gone:
         sys.meta_path.remove(finder)
-    if not code.modules:
-        return importlib.import_module(name)
-    ours = _Finder(code)
+        loaded = {known: sys.modules[known] for known in finder.modules if known in sys.modules}
+        finder.aside = {known: module for known, module in loaded.items() if isinstance(getattr(module, "__loader__", None), _Loader)}  # fmt: skip
+    for known in {known for finder in gone for known in finder.aside}:
+        del sys.modules[known]
+    if code.modules:
+        ours = _finders.setdefault(code.key, _Finder(code))
+        sys.meta_path.insert(0, ours)
+        for known, module in ours.aside.items():
+            sys.modules.setdefault(known, module)
+
+
+def _imported(code: Code, name: str) -> types.ModuleType:
+    """Imports from the code, which is active; what the process imported itself is put back."""
     foreign = {
-        known: sys.modules.pop(known)
-        for known, module in ours.modules.items()
-        if known in sys.modules and not _is_from(module, sys.modules[known])
+        module.name: sys.modules.pop(module.name)
+        for module in code.modules
+        if module.name in sys.modules and not _is_from(module, sys.modules[module.name])
     }
-    sys.meta_path.insert(0, ours)
     try:
         return importlib.import_module(name)
     finally:
@@ -287,8 +316,10 @@ def _agree(one: Code, other: Code, name: str) -> bool:
 
 class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, code: Code) -> None:
-        self.key, self.code = code.key, code
+        self.code = code
         self.modules = {module.name: module for module in code.modules}
+        self.aside = dict[str, types.ModuleType]()
+        """What it had loaded when other code took its place."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if (module := self.modules.get(fullname)) is None:

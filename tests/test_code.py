@@ -205,3 +205,94 @@ def test_functions_of_several_modules_import_and_pickle_when_called(tmp_path: Pa
     assert outputs["m1"].head.rows() == [(1, 101, None), (2, 102, None)]
     assert outputs["m2"].head.rows() == [(1, 201, None), (2, 202, None)]
     assert outputs["m3"].head.rows() == [(9, 3, None)]
+
+
+WAYS = {
+    "from": "from helper import WHO\n    return WHO",
+    "import": "import helper\n    return helper.WHO",
+    "import_module": "import importlib\n    return importlib.import_module('helper').WHO",
+    "by another name": "from importlib import import_module as im\n    return im(name='helper').WHO",
+    "__import__": "return __import__('helper').WHO",
+    "relative": "from .inner import WHO\n    return WHO",
+    "from a package": "from package import inner\n    return inner.WHO",
+    "in a thread": "from concurrent.futures import ThreadPoolExecutor\n    with ThreadPoolExecutor(1) as pool:\n        return pool.submit(late).result()\n\ndef late():\n    import helper\n    return helper.WHO",
+}  # fmt: skip
+
+
+def late_importing(root: Path, who: str, way: str = "from") -> Path:
+    """A project whose function imports only when it is called."""
+    (root / "package").mkdir(parents=True, exist_ok=True)
+    (root / "package" / "__init__.py").write_text("")
+    (root / "package" / "mods.py").write_text(f"def who(item: int) -> str:\n    {WAYS[way]}\n")
+    (root / "helper.py").write_text(f"WHO = '{who}'\n")
+    (root / "package" / "inner.py").write_text(f"WHO = '{who}'\n")
+    (root / "c.yaml").write_text(
+        "steps:\n  it:\n    map: {function: 'package.mods:who', items: [1, 2]}\n    checkpoint: disk\n"
+    )
+    return root / "c.yaml"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_imported_when_called_is_of_the_same_code(tmp_path: Path, way: str) -> None:
+    a, b = (late_importing(tmp_path / name, name, way) for name in "AB")
+    for config, who in ((a, "A"), (b, "B"), (a, "A")):
+        outputs = load(config).run("serial", fresh=True).outputs
+        assert outputs["it"].head["result"].to_list() == [who] * 2
+    first = load(a).plan()
+    for who in ("edited", "A"):
+        late_importing(tmp_path / "A", who, way)
+        assert results(load(a), "serial") == [who] * 2
+    late_importing(tmp_path / "A", "edited again", way)
+    second = load(a).plan()
+    assert results(first, "serial") == ["A"] * 2
+    assert results(second, "serial") == ["edited again"] * 2
+
+
+def test_code_of_two_projects_on_one_cluster(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    a, b = (late_importing(tmp_path / name, name) for name in "AB")
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        for config, who in ((a, "A"), (b, "B"), (a, "A")):
+            outputs = load(config).run(cluster.scheduler_address, fresh=True).outputs
+            assert outputs["it"].head["result"].to_list() == [who] * 2
+
+
+def test_pickle_finds_the_classes_of_what_is_called(tmp_path: Path) -> None:
+    text = "import pickle\nclass Box:\n    WHO = '%s'\n\ndef f(item: int) -> str:\n    late = pickle.loads(b'cbox\\nBox\\n.')\n    import box\n    both = pickle.dumps((Box(), box.Box()))\n    return late.WHO + ''.join(each.WHO for each in pickle.loads(both))\n"
+    for who in "AB":
+        (tmp_path / who).mkdir()
+        (tmp_path / who / "mine.py").write_text(text % who)
+        (tmp_path / who / "box.py").write_text(f"class Box:\n    WHO = '{who}'\n")
+    found = {who: find("mine:f", [tmp_path / who])[0] for who in "AB"}
+    assert [found[who].load()(1) for who in "ABAB"] == ["AAA", "BBB", "AAA", "BBB"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "importlib.import_module(name='other.x')",
+        "importlib.import_module('.x', 'other')",
+        "importlib.import_module('.x', package='other')",
+        "importlib.import_module(name='..x', package='other.y')",
+        "im('other.x')",
+        "im(package='other', name='.x')",
+        "load('other.x')",
+        "__import__('other', fromlist=['x']).x",
+        "__import__('other', globals(), locals(), ('x',), 0).x",
+        "__import__(name='other.x').x",
+    ],
+)
+def test_modules_imported_by_calls_are_part_of_the_key(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").write_text("")
+    (tmp_path / "mine.py").write_text(
+        f"import importlib\nfrom importlib import import_module as im\nload = importlib.import_module\n\ndef f(item: int) -> int:\n    return {text}.N\n"
+    )
+    keys = set()
+    for n in (1, 2):
+        (tmp_path / "other" / "x.py").write_text(f"N = {n}\n")
+        function, f = find("mine:f", [tmp_path])
+        assert f(1) == n
+        keys.add(function.digest)
+    assert len(keys) == 2
