@@ -72,6 +72,8 @@ class Program:
     columns: tuple[str, ...] = ()
     by_row: bool = False
     """Whether rows are only read, and each is looked at by itself."""
+    doers: tuple[tuple[str, Place], ...] = ()
+    """Of each of `applies` the step, and where it stands."""
 
     def load(self, partition: Any, *sides: pl.DataFrame) -> pl.DataFrame:
         """For a source's partition."""
@@ -105,6 +107,30 @@ class Program:
 
     def run(self, frame: pl.LazyFrame, *sides: pl.DataFrame | None) -> pl.DataFrame:
         """`sides`: of each link its table; the first is None where the query begins with it."""
+        try:
+            return self.computed(frame, sides)
+        except DataError as error:
+            if not error.passing:
+                step, place = self.refuses(frame, sides)
+                where = f"in the step {step!r}" if step else f"in {self.where}"
+                error.issues = tuple(
+                    replace(i, message=f"{where}: {i.message}", place=i.place or place) for i in error.issues
+                )
+            raise
+
+    def refuses(self, frame: pl.LazyFrame, sides: Sequence[pl.DataFrame | None]) -> tuple[str, Place | None]:
+        """The step that the data fails in: the first without which the query runs. The user's code is not called again."""
+        for i, (step, place) in enumerate(() if self.in_order else self.doers):
+            query = self.query(frame, sides, self.applies[: i + 1])
+            try:
+                kernel.collect(query, query.collect_schema())
+            except DataError:
+                return step, place
+            except Exception:  # that is another matter
+                break
+        return "", None
+
+    def computed(self, frame: pl.LazyFrame, sides: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
         if self.reduction is None:
             return self.collect(self.query(frame, sides, self.applies), self.schema, self.by_row)
         state = self.reduction.state if self.after else self.schema
@@ -135,11 +161,7 @@ class Program:
         return frame
 
     def collect(self, frame: pl.LazyFrame, schema: Schema, streams: bool = False) -> pl.DataFrame:
-        try:
-            return kernel.collect(frame.select(list(schema)), schema, streams=streams)
-        except DataError as error:
-            error.issues = tuple(replace(i, message=f"in {self.where}: {i.message}") for i in error.issues)
-            raise
+        return kernel.collect(frame.select(list(schema)), schema, streams=streams)
 
     def failed(self, error: Exception) -> PipelineError:
         if isinstance(error, OSError) and of_machine(error):
@@ -540,6 +562,9 @@ class _Lowering:
             in_order=stage.runs_python,
             loader=_loader(stage, self.ending),
             columns=stage.columns,
+            doers=tuple(
+                (node.origin or node.name, node.place) for node in map(self.staged.plan.nodes.get, stage.doers) if node
+            ),
             by_row=stage.input is not None and not stage.runs_python and all(map(_by_row, stage.program)),
         )
         others = [

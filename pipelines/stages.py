@@ -99,6 +99,8 @@ class Stage:
     links: tuple[Link, ...]
     """The first is what the query begins with, unless there is an input; the others are for steps of two tables."""
     program: tuple[Apply | With, ...]
+    doers: tuple[str, ...]
+    """Of each part of the program the step."""
     reduction: Reduction | None
     """The operation whose `partial` ends the program, for its other `ways`."""
     after: tuple[Apply | With, ...]
@@ -161,6 +163,7 @@ class _Chain:
     begin: tuple[str, ...]
     means: str
     program: tuple[Apply | With, ...] = ()
+    doers: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     runs_python: bool = False
     divisible: bool = False
@@ -195,6 +198,7 @@ class _Chain:
             self,
             steps=self.steps if node.name in self.steps else (*self.steps, node.name),
             program=self.program if self.reduction else (*self.program, apply),
+            doers=self.doers if self.reduction else (*self.doers, node.name),
             after=(*self.after, apply) if self.reduction else (),
             schema={**schema, **hidden},
             means=digest(self.means, node.own, getattr(apply, "__name__", type(apply).__name__), index),
@@ -224,6 +228,7 @@ class _Chain:
             input=self.input,
             links=self.links,
             program=self.program,
+            doers=self.doers,
             reduction=self.reduction,
             after=self.after,
             schema=self.schema,
@@ -303,7 +308,7 @@ class _Cutter:
         self.notes.append(("order", f"{chain.steps[-1]}: its rows are put back into their order"))
         link = Link(self.spread((chain,)), Exchange("range", order=order))
         behind = _after(chain.steps[-1:], link, chain.count)
-        return replace(behind, program=(order,), schema=schema, means=digest(behind.means, "order"))
+        return replace(behind, program=(order,), doers=behind.steps, schema=schema, means=digest(behind.means, "order"))
 
     def size(self, name: str) -> float:
         """Bytes of a step's table, as far as its columns are read."""
@@ -518,6 +523,7 @@ class _Cutter:
                 input=None,
                 links=links,
                 program=(),
+                doers=(),
                 reduction=None,
                 after=(),
                 schema=schema,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -304,3 +305,22 @@ def test_a_worker_that_is_killed_at_work_changes_nothing(project: Path) -> None:
     assert expected is not None
     assert found is not None
     assert found.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ("  b: {derive: {w: length(v)}}\n  c:\n    derive: {x: CAST(v AS BIGINT)}\n", "5:3: in the step 'c': cannot cast string to int64: \"n/a\""),
+        ("  b: {filter: CAST(v AS DOUBLE) > 1}\n  c: {derive: {w: length(v)}}\n", "4:3: in the step 'b': cannot cast string to float64: \"n/a\""),
+        ("  b: {aggregate: {s: sum(CAST(v AS BIGINT))}}\n", "4:3: in the step 'b': cannot cast string to int64: \"n/a\""),
+        ("  b: {sort: {by: v}}\n  c: {derive: {w: length(v)}}\n  d: {derive: {x: CAST(v AS BIGINT)}}\n", "6:3: in the step 'd': cannot cast string to int64: \"n/a\""),
+    ],
+)  # fmt: skip
+def test_a_value_that_fails_has_the_place_of_its_step(project: Path, executor: str, steps: str, said: str) -> None:
+    (project / "a.csv").write_text("v\n1\nn/a\n3\n")
+    (project / "c.yaml").write_text(
+        f"executor: {executor}\nsteps:\n  a: {{read: {{path: a.csv, partitions: 2}}}}\n{steps}"
+    )
+    with pytest.raises(DataError, match=re.escape(said)):
+        load(project / "c.yaml").run()
