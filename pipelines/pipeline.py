@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,14 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline({str(self.spec.path)!r}: {', '.join(step.name for step in self.spec.steps)})"
 
-    def plan(self) -> Plan:
-        """Every step with its output's columns and types, made of the files as they are now. Raises ConfigError or DataError with all issues."""
+    @cached_property
+    def _plan(self) -> Plan:
         return make_plan(self.spec)
+
+    def plan(self) -> Plan:
+        """Every step with its output's columns and types: the plan of the last run, else one that is made now and kept. Raises
+        ConfigError or DataError with all issues."""
+        return self._plan
 
     def compile(self, *names: str, lengths: bool = False) -> Mapping[str, Any]:
         """Step: its table as a lazy dask.dataframe.DataFrame with Arrow dtypes, over the same tasks that a run runs; an array
@@ -63,7 +69,8 @@ class Pipeline:
         from pipelines.record import Log
         from pipelines.run import execute
 
-        return execute(self.plan(), executor, to=to, head=head, log=Log(say), fresh=fresh)
+        plan = self.__dict__["_plan"] = make_plan(self.spec)  # of the files and the code as they are now
+        return execute(plan, executor, to=to, head=head, log=Log(say), fresh=fresh)
 
 
 def load(path: str | Path, params: Mapping[str, Any] | None = None, overlays: Sequence[str | Path] = ()) -> Pipeline:

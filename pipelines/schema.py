@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import yaml
-
 from pipelines.reference import ANY_NAME, documented
+from pipelines.source import parse_yaml
 from pipelines.spec import COMMON, EXECUTORS, TOP, ExecutorOptions, KubernetesOptions, StoreOptions
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
@@ -100,7 +99,7 @@ def _about(name: str, text: str) -> Json:
 
 def _kind(cls: type[Step]) -> Json:
     options = _model(cls)
-    example = yaml.safe_load(cls.example)[cls.kind]
+    example = parse_yaml(cls.example, cls.kind).plain()[cls.kind]
     forms = [options]
     if cls.shorthand is not None:
         forms.insert(0, options["properties"][cls.shorthand])

@@ -259,11 +259,11 @@ def test_code_of_two_projects_on_one_cluster(tmp_path: Path) -> None:
 
 
 def test_pickle_finds_the_classes_of_what_is_called(tmp_path: Path) -> None:
-    text = "import pickle\nclass Box:\n    WHO = '%s'\n\ndef f(item: int) -> str:\n    late = pickle.loads(b'cbox\\nBox\\n.')\n    import box\n    both = pickle.dumps((Box(), box.Box()))\n    return late.WHO + ''.join(each.WHO for each in pickle.loads(both))\n"
+    text = "import pickle\nclass Box:\n    WHO = '%s'\n\ndef f(item: int) -> str:\n    late = pickle.loads(b'cboxes_of_test\\nBox\\n.')\n    import boxes_of_test\n    both = pickle.dumps((Box(), boxes_of_test.Box()))\n    return late.WHO + ''.join(each.WHO for each in pickle.loads(both))\n"
     for who in "AB":
         (tmp_path / who).mkdir()
         (tmp_path / who / "mine.py").write_text(text % who)
-        (tmp_path / who / "box.py").write_text(f"class Box:\n    WHO = '{who}'\n")
+        (tmp_path / who / "boxes_of_test.py").write_text(f"class Box:\n    WHO = '{who}'\n")
     found = {who: find("mine:f", [tmp_path / who])[0] for who in "AB"}
     assert [found[who].load()(1) for who in "ABAB"] == ["AAA", "BBB", "AAA", "BBB"]
 

@@ -21,7 +21,7 @@ import pytest
 from pipelines import ConfigError, DataError, MachineError, load
 from pipelines.cli import main
 from pipelines.pipeline import Pipeline
-from pipelines.run import _swept
+from pipelines.run import _swept, execute
 from tests.conftest import ROOT
 from tests.oracle import oracle
 
@@ -227,11 +227,10 @@ def test_the_exit_codes(project: Path, executor: str, capsys: pytest.CaptureFixt
 
 
 def test_a_folder_that_cannot_be_made(pipeline: Make, project: Path) -> None:
-    made = pipeline("  STOCKS\n  out:\n    write: file/out.csv\n")
-    made.plan()
+    plan = pipeline("  STOCKS\n  out:\n    write: file/out.csv\n").plan()
     (project / "file").write_text("")
     with pytest.raises(MachineError):
-        made.run("serial")
+        execute(plan, "serial")
     with pytest.raises(ConfigError, match="Not a directory"):
         pipeline("  STOCKS\n  out:\n    write: file/out.csv\n").plan()
 

@@ -132,8 +132,16 @@ FORM = re.compile(
     r"|says nothing to do|takes (a mapping|options)|names one step, not|is a source|nothing to keep|not 'memory'"
     r"|there are no steps|cannot name a step|is a mapping of|is one of)"
 )
-UNSEEN = {"parameter_wrong_type", "yaml_date", "sql_cast", "join_key_twice", "store_unclear"}
-"""What a parameter holds, a type inside of an expression, a name that is there twice."""
+UNSEEN = {
+    "parameter_wrong_type",
+    "yaml_date",
+    "sql_cast",
+    "join_key_twice",
+    "join_words_of_other_tools",
+    "window_misspelt",
+    "store_unclear",
+}
+"""What a parameter holds, a type inside of an expression, a name that is there twice, a mapping that may be of keys or columns."""
 
 
 def test_bad_configs_of_the_wrong_form() -> None:
