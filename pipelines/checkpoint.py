@@ -564,9 +564,8 @@ def reason(store: Store, plan: Plan, step: str) -> str:
     name = name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}.{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     path, now = f"steps/{name}.json", lineage(plan, step)
     before, why = None, difference(None, now)
-    with suppress(
-        ValueError, TypeError, KeyError, AttributeError, RecursionError
-    ):  # whatever somebody made of the file
+    # whatever somebody made of the file
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         before = json.loads(store.read(path) or "null")
         why = difference(before, now)
     if before != now:

@@ -56,14 +56,14 @@ def _names(schema: Schema) -> str:
 
 def _cast_issue(said: str) -> Issue:
     head = said.split("\n", 1)[0]
-    values, _, _ = said.partition("\n\nThis error occurred")  # below it stands the expression, our own texts too
-    if found := re.search(REFUSED + "([^\0]*)", values):
+    above, _, _ = said.partition("\n\nThis error occurred")  # below stands the expression, with our own texts
+    if found := re.search(REFUSED + "([^\0]*)", above):
         return Issue(" ".join(found[1].split()), "TRY_CAST and NULLIF give NULL for such values, CASE keeps them out")
     if found := re.search(r"conversion from `i128` to `(.)\w*?(\d+)`", head):
         dtype = {"i": "int", "u": "uint"}.get(found[1], found[1]) + found[2]
-        these = re.search(r"values: \[(.*)\]", head)
+        values = re.search(r"values: \[(.*)\]", head)
         return Issue(
-            f"an integer result does not fit {dtype}: {these[1] if these else head}",
+            f"an integer result does not fit {dtype}: {values[1] if values else head}",
             "cast to double before computing",
         )
     if found := _CAST.search(said):

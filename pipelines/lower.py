@@ -470,7 +470,7 @@ class _Lowering:
         self.keys = dict[str, list[Key]]()
         self.parts = dict[str, str]()
         self.reads = dict[Key, tuple[Loader, Any]]()
-        """Tasks that read a source: how, and which partition."""
+        """Tasks that wait for the disk: what reads for them, and which partition."""
         links = [(stage, i) for stage in self.staged.stages for i in range(len(stage.links))]
         takers: dict[str, list[tuple[Stage, int, int]]] = {}
         """Stage key: who takes its partitions, by which link, and how many partitions the link has before them."""
@@ -515,7 +515,7 @@ class _Lowering:
         if self.durable is not None and self.durable.found:
             ends = [key for name in self.staged.targets for key in self.ends(name)]
             lowered = Lowered(needed(self.graph, ends), self.keys, self.parts)
-        if self.ending is not None and self.ending.ahead and len(lowered.graph) <= _ORDERED:
+        if self.reads and self.ending is not None and self.ending.ahead and len(lowered.graph) <= _ORDERED:
             _read_ahead(lowered.graph, self.reads, self.ending.ahead)
         return lowered
 
@@ -563,7 +563,8 @@ class _Lowering:
             loader=_loader(stage, self.ending),
             columns=stage.columns,
             doers=tuple(
-                (node.origin or node.name, node.place) for node in map(self.staged.plan.nodes.get, stage.doers) if node
+                (node.origin or node.name, node.place)
+                for node in (self.staged.plan.nodes[name] for name in stage.doers)
             ),
             by_row=stage.input is not None and not stage.runs_python and all(map(_by_row, stage.program)),
         )
@@ -606,7 +607,7 @@ class _Lowering:
                 method = Ship(body, ship, self.shipped[stage.key][2] + i)
             if self.ending is not None:
                 method = Attempt(method, stage.key, retries)
-            if program.loader is not None:
+            if program.loader is not None and program.loader.waits:
                 self.reads[key] = (program.loader, given[0])
             self.graph[key] = task(key, method, *given, *others)
 

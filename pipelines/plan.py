@@ -122,7 +122,7 @@ class Plan:
 def make_plan(spec: Spec, finer: int = 1) -> Plan:
     """Binds every step; sources in `finer` times as many partitions as usual. Raises ConfigError (DataError or MachineError where only those are wrong) with all issues."""
     guessed = dict[str, frozenset[str]]()
-    nodes, issues, notes, exit_code = dict[str, Node](), list[Issue](), list[str](), 0
+    nodes, issues, exit_code = dict[str, Node](), list[Issue](), 0
     for step in spec.steps:
         if any(name not in nodes for name in step.inputs):
             continue  # its input has issues already
@@ -145,8 +145,6 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
                 nodes[step.name] = replace(above[0], name=step.name)  # the steps below can still be checked
         elif bound is not None:
             node = replace(_node(step, above, bound), inputs=tuple(each.name for each in above))
-            if isinstance(bound, Input):
-                notes += (f"{step.name}: {note}" for note in bound.notes)
             if node.output is not None:
                 for other in nodes.values():
                     if other.output is not None and _meet(node.output, other.output):
@@ -160,7 +158,7 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
         guessed[step.name] = _guessed(bound, problems.guessed)
     if issues:
         error = {3: DataError, 4: MachineError}.get(exit_code, ConfigError)(*issues)
-        error.notes = tuple(notes)
+        error.notes = Plan(spec, nodes).notes
         raise error
     return Plan(spec, nodes)
 
@@ -187,7 +185,7 @@ def _node(step: StepSpec, above: list[Node], bound: Operation | Input | Output |
         means.append([(name, repr(dtype)) for name, dtype in bound.schema.items()])
     if secrets := step.options.secrets():
         # their names: a new password computes nothing anew. Other texts may be the same by chance, so how it is written counts too
-        means = [named(_text(means), secrets), step.options.told()]
+        means = [named(_text(means), secrets), step.options.plain(masked=True)]
     own = digest(kernel.VERSION, means)
     return Node(
         name=step.name,

@@ -172,10 +172,12 @@ class Source:
         frames = [self._named(self._whole(read(p, wanted), p), p).select(wanted) for p in partition]
         return frames[0] if len(frames) == 1 else pl.concat(frames, how="vertical")
 
+    @property
+    def waits(self) -> bool:
+        return self.format == "csv" and hasattr(os, "posix_fadvise")
+
     def prefetch(self, partition: Partition) -> None:
         """Of CSV that Polars does not read from the disk itself. A reader that waits for the disk does nothing else meanwhile."""
-        if self.format != "csv" or not hasattr(os, "posix_fadvise"):
-            return
         with contextlib.suppress(OSError):  # whoever reads it will say so
             for piece in partition:
                 if not self._is_plain(piece):

@@ -68,21 +68,13 @@ class Node:
                 node = node.value[part]
         return node
 
-    def plain(self) -> Any:
-        """The value as plain Python data."""
+    def plain(self, masked: bool = False) -> Any:
+        """The value as plain Python data; `masked`: without secrets."""
         if isinstance(self.value, dict):
-            return {k: v.plain() for k, v in self.value.items()}
+            return {k: v.plain(masked) for k, v in self.value.items()}
         if isinstance(self.value, tuple):
-            return [v.plain() for v in self.value]
-        return self.value
-
-    def told(self) -> Any:
-        """As `plain`, without secrets."""
-        if isinstance(self.value, dict):
-            return {k: v.told() for k, v in self.value.items()}
-        if isinstance(self.value, tuple):
-            return [v.told() for v in self.value]
-        return self.value if self.masked is None else self.masked
+            return [v.plain(masked) for v in self.value]
+        return self.masked if masked and self.masked is not None else self.value
 
     def secrets(self) -> frozenset[str]:
         """The names of those in it."""
@@ -271,7 +263,7 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
     if whole and whole[3] and whole[2] in values:
         return _moved(values[whole[2]], node.place)
 
-    masks = dict[str, str]()
+    masks, texts = dict[str | None, str](), dict[str | None, str]()
 
     def text_of(match: re.Match[str]) -> str:
         name = match[2]
@@ -317,10 +309,12 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
             masks[name] = masked
         return str(value).lower() if isinstance(value, bool) else str(value)
 
-    text = _REFERENCE.sub(text_of, node.value)
-    issues, masked = [], None  # of the second time: they are told
-    if masks:
-        masked = _REFERENCE.sub(lambda match: masks.get(match[2]) or text_of(match), node.value)
+    def noted(match: re.Match[str]) -> str:
+        texts[match[2]] = text = text_of(match)
+        return text
+
+    text = _REFERENCE.sub(noted, node.value)
+    masked = _REFERENCE.sub(lambda match: {**texts, **masks}[match[2]], node.value) if masks else None
     return replace(node, value=text, lines=(), masked=masked)
 
 

@@ -262,17 +262,13 @@ class _Reader:
             if key not in TOP:
                 self.add(place, f"unknown key {key!r}", did_you_mean(key, TOP))
         name = self.text(top.get("name"), "name") or self.path.stem
+        place = top["name"].place if "name" in top else self.root.place
         if not name.replace("-", "").replace("_", "").isalnum():
-            place = top["name"].place if "name" in top else self.root.place
             said = "the name" if "name" in top else "the file's name gives the pipeline's:"
             self.add(place, f"{said} {name!r} is not plain", "write `name:` with letters, digits, - and _")
         elif len(name.encode()) > _LONGEST_NAME:
-            place = top["name"].place if "name" in top else self.root.place
-            self.add(
-                place,
-                "the name is too long: it is a part of files' names",
-                f"write `name:` with at most {_LONGEST_NAME} letters",
-            )
+            said = "the name is too long: it is a part of files' names"
+            self.add(place, said, f"write `name:` with at most {_LONGEST_NAME} letters")
         executor = ExecutorOptions()
         if "executor" in top:
             node = top["executor"]

@@ -241,6 +241,10 @@ class Loader(Protocol):
     def scan(self, partition: Any, columns: Sequence[str]) -> pl.LazyFrame:
         """The partition's rows, these columns in this order."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether `scan` may wait for the disk, so that a `prefetch` is of use."""
+
     def prefetch(self, partition: Any) -> None:
         """Has the system read into its cache what `scan` will wait for, and does not wait."""
 

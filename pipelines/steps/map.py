@@ -105,6 +105,10 @@ class Mapped:
             raise TypeError(f"returned no {', '.join(map(repr, missing))}: return None for NULL")
         return {name: _fitted(name, result[name], self.schema[name]) for name in names}
 
+    @property
+    def waits(self) -> bool:
+        return False
+
     def prefetch(self, partition: Any) -> None:
         return None
 
