@@ -123,6 +123,7 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
     """Binds every step; sources in `finer` times as many partitions as usual. Raises ConfigError (DataError or MachineError where only those are wrong) with all issues."""
     guessed = dict[str, frozenset[str]]()
     nodes, issues, exit_code = dict[str, Node](), list[Issue](), 0
+    wrong = set[str]()
     for step in spec.steps:
         if any(name not in nodes for name in step.inputs):
             continue  # its input has issues already
@@ -143,6 +144,7 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
             exit_code = 2 if problems.exit_code == 2 else exit_code
             if step.step.keeps_columns and above:
                 nodes[step.name] = replace(above[0], name=step.name)  # the steps below can still be checked
+                wrong.add(step.name)
         elif bound is not None:
             node = replace(_node(step, above, bound), inputs=tuple(each.name for each in above))
             if node.output is not None:
@@ -158,7 +160,7 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
         guessed[step.name] = _guessed(bound, problems.guessed)
     if issues:
         error = {3: DataError, 4: MachineError}.get(exit_code, ConfigError)(*issues)
-        error.notes = Plan(spec, nodes).notes
+        error.notes = Plan(spec, {name: node for name, node in nodes.items() if name not in wrong}).notes
         raise error
     return Plan(spec, nodes)
 
