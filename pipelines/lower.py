@@ -375,7 +375,8 @@ class Finish:
         path = temporary(resolved(self.output, self.folder), self.mark)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.write(content, path)
+            with kernel.writing():
+                self.write(content, path)
             with path.open("rb") as written:
                 os.fsync(written.fileno())
                 size = os.fstat(written.fileno()).st_size
@@ -384,10 +385,6 @@ class Finish:
                 path.unlink()
             what = f"cannot write {resolved(self.output, self.folder)}"
             raise machine_error(what, error, "choose another path") from None
-        except pl.exceptions.ComputeError as error:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            raise MachineError(Issue(f"cannot write {resolved(self.output, self.folder)}: {error}", "make room, or choose another path")) from None  # fmt: skip
         return str(path), size, None
 
     def write(self, content: pl.DataFrame | bytes, file: Path | io.BytesIO) -> None:
