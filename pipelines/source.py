@@ -5,9 +5,10 @@ Stricter than YAML: scalars follow the core schema of YAML 1.2, and what 1.1 and
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _SURPRISES = (
     (re.compile(r"[-+]?[0-9]+(:[0-5]?[0-9])+"), "some YAML readers take it for a number in base 60: quote it"),
 )  # fmt: skip
 _REFERENCE = re.compile(r"\$(\$\{|\{([^}]*)(\}|$))")
+_IN = re.compile(r"\bIN\s*(\(\s*)?$", re.IGNORECASE)
 _DEEPEST = 50
 _LONGEST = 1000
 RUN = "${run}"
@@ -263,7 +265,7 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
     if whole and whole[3] and whole[2] in values:
         return _moved(values[whole[2]], node.place)
 
-    masks, texts = dict[str | None, str](), dict[str | None, str]()
+    masks, texts = dict[int, str](), dict[int, str]()
 
     def text_of(match: re.Match[str]) -> str:
         name = match[2]
@@ -292,30 +294,40 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
                 remedy = f"export {name[7:]}=..., or put it into the file {_secret_file(name[7:])}"
                 issues.append(Issue(f"the secret {name[7:]!r} is not set", remedy, place))
             keep_secret(secret or "", name[7:])
-            masks[name] = match[0]
+            masks[match.start()] = match[0]
             return secret or ""
         if name not in values:
             issues.append(Issue(f"unknown parameter {name!r}", _remedy(name, values), place))
             return ""
         value = values[name].value
+        behind = _IN.search(match.string, 0, match.start())
+        if isinstance(value, tuple) and behind and (listed := _in_sql(value)):
+            return listed if behind[1] else f"({listed})"
         if isinstance(value, dict | tuple) or value is None:
-            issues.append(
-                Issue(
-                    f"the parameter {name!r} is not a single value and cannot be part of a text", "use it alone", place
-                )
-            )
+            what = f"the parameter {name!r} is not a single value and cannot be part of a text"
+            remedy = "use it alone" if value is None else "use it alone, or a list of texts or numbers behind IN"
+            issues.append(Issue(what, remedy, place))
             return ""
         if (masked := values[name].masked) is not None:
-            masks[name] = masked
+            masks[match.start()] = masked
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     def noted(match: re.Match[str]) -> str:
-        texts[match[2]] = text = text_of(match)
+        texts[match.start()] = text = text_of(match)
         return text
 
     text = _REFERENCE.sub(noted, node.value)
-    masked = _REFERENCE.sub(lambda match: {**texts, **masks}[match[2]], node.value) if masks else None
+    masked = _REFERENCE.sub(lambda match: {**texts, **masks}[match.start()], node.value) if masks else None
     return replace(node, value=text, lines=(), masked=masked)
+
+
+def _in_sql(values: Sequence[Node]) -> str:
+    """The values as SQL has them between the parentheses of IN; nothing where one cannot stand there."""
+    plain = [v.value for v in values if v.masked is None]
+    fits = (isinstance(v, str | bool | int) or (isinstance(v, float) and math.isfinite(v)) for v in plain)
+    if len(plain) < len(values) or not all(fits):
+        return ""
+    return ", ".join("'" + v.replace("'", "''") + "'" if isinstance(v, str) else str(v).lower() for v in plain)
 
 
 def _secret_file(name: str) -> Path:

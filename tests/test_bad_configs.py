@@ -293,6 +293,20 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert issues == ["f:1:2: the environment variable 'NO_WORD' is not set\n    export NO_WORD=..."]
 
 
+def test_a_list_behind_in() -> None:
+    params = """{l: [a, "it's", 3, 0.5, true], one: [1], none: [], holes: [1, null], deep: [[1]]}"""
+    given = '["x IN ${l}", "x not in (${one}) or y in ( ${one} )", "margin ${one}"]'
+    plain, issues = put_in(given, params)
+    assert plain[:2] == ["x IN ('a', 'it''s', 3, 0.5, true)", "x not in (1) or y in ( 1 )"]
+    assert issues == [
+        "f:1:63: the parameter 'one' is not a single value and cannot be part of a text\n"
+        "    use it alone, or a list of texts or numbers behind IN"
+    ]
+    for name in ("none", "holes", "deep"):
+        _, [issue] = put_in(f'"x IN ${{{name}}}"', params)
+        assert "is not a single value" in issue
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -208,6 +208,20 @@ def test_secrets_are_used_and_never_shown(
         assert text not in written
 
 
+def test_a_list_behind_in(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("name,n\na,1\nb,2\nit's me,3\n")
+    text = """params: {names: [a, "it's me"]}
+steps:
+  t: {read: t.csv}
+  some: {filter: "name IN ${names}"}
+  others: {from: t, filter: "name not in (${names})"}
+"""
+    path = config(tmp_path, text)
+    outputs = load(path).run("serial").outputs
+    assert [outputs[step].head["n"].to_list() for step in ("some", "others")] == [[1, 3], [2]]
+    assert load(path, {"names": ["b"]}).run("serial").outputs["some"].head["n"].to_list() == [2]
+
+
 @pytest.mark.parametrize("secret", ["geheim-äöü", "it's-mine", 'a"b-c', "both'\"-ä\\x", "\N{KEY}-lock"])
 def test_a_secret_is_hidden_however_python_or_json_writes_it(secret: str) -> None:
     from pipelines.errors import keep_secret, redacted
