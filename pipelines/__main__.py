@@ -8,6 +8,7 @@ from typing import NoReturn
 gc.disable()  # imports make many objects and no garbage
 
 from pipelines.cli import main  # noqa: E402
+from pipelines.files import abandon  # noqa: E402
 
 gc.freeze()  # nor will what there is now ever be garbage: to look for some takes 0.1 s
 gc.enable()
@@ -17,6 +18,7 @@ def run() -> NoReturn:
     """Ends at once: to take the interpreter and its modules apart takes 0.1 s, and changes nothing."""
     code = main()
     sys.stderr.flush()
+    abandon()  # of a step whose time is up on threads, which nobody can stop
     os._exit(code)
 
 

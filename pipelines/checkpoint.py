@@ -16,19 +16,19 @@ import os
 import platform
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
 import xxhash
 
 from pipelines import events, kernel
 from pipelines.errors import Issue, MachineError, machine_error, redacted
+from pipelines.files import Hashed, placed, temporary, under_way
 from pipelines.plan import Plan, digest
 from pipelines.spec import RETRIES, Spec
 from pipelines.stages import Stage, Staged
@@ -135,10 +135,10 @@ class Store:
         if not self.is_local:
             self._files().pipe_file(full, content)
             return
-        with _under_way(full) as file:
+        with under_way(temporary(full)) as file:
             file.write(content)
-            file.flush()
-            os.replace(file.name, full)
+            file.close()  # a disk may say only now that it is full
+            placed(file.name, full)
 
     def remove(self, path: str) -> None:
         with suppress(FileNotFoundError):
@@ -155,7 +155,7 @@ class Store:
             try:
                 with self._said(doing):
                     return call()
-            except FileNotFoundError:
+            except (FileNotFoundError, IsADirectoryError):
                 return None
             except MachineError as error:
                 if tries == retries or not error.passing:
@@ -211,7 +211,7 @@ class Store:
             said = f"the store {self.url} needs a package: {error}"
             raise MachineError(Issue(said, "install it: pip install 'pipelines[s3]' for s3://")) from None
         except OSError as error:
-            if isinstance(error, FileNotFoundError) and doing != "write to":
+            if isinstance(error, FileNotFoundError | IsADirectoryError) and doing != "write to":
                 raise
             raise machine_error(
                 f"cannot {doing} the store {self.url}", error, "set `store:` to another place"
@@ -250,13 +250,15 @@ class Store:
             return made
         # Polars writes while it encodes: to hand Linux 16 MB in one call takes longer than all of this. And a local disk
         # takes more bytes in less time than it takes to pack them.
-        with _under_way(self._full(name.path)) as file:
-            with kernel.writing():
-                frame.write_parquet(file, compression="uncompressed", statistics=False)
-            with open(file.name, "rb", buffering=0) as written:
-                checksum = hashlib.file_digest(written, xxhash.xxh3_128).hexdigest()
-                made = manifest(written.tell(), checksum)
-            os.replace(file.name, self._full(name.file(made)))
+        with under_way(temporary(self._full(name.path))) as file:
+            hashed: Any = Hashed(file)
+            try:
+                frame.write_parquet(hashed, compression="uncompressed", statistics=False)
+            except pl.exceptions.PolarsError as error:
+                raise hashed.failed or error from None
+            file.close()
+            made = manifest(hashed.size, hashed.checksum)
+            placed(file.name, self._full(name.file(made)))
             return made
 
     def get(self, name: Name, manifest: Manifest, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -293,27 +295,6 @@ class Store:
         if size != manifest.size:
             return "its file is gone" if size is None else f"its file has {size} bytes of {manifest.size}"
         return manifest
-
-
-@contextmanager
-def _under_way(beside: str) -> Iterator[IO[bytes]]:
-    """A file to write under a temporary name, and to rename: what an error leaves is removed."""
-    temporary = f"{beside}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with _opened(temporary) as file:
-            yield file
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _opened(path: str) -> IO[bytes]:
-    try:
-        return open(path, "wb")
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return open(path, "wb")
 
 
 @functools.lru_cache

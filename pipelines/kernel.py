@@ -7,10 +7,7 @@ each row is looked at by itself, the streaming engine: it takes three quarters o
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import polars as pl
 
@@ -51,18 +48,6 @@ def collect(frame: pl.LazyFrame, schema: Schema, *, streams: bool = False) -> pl
     if dict(result.schema) != dict(schema):
         raise AssertionError(f"planned {_names(schema)}, computed {_names(result.schema)}: please report this")
     return result
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """What Polars says of a file that it cannot write, as the system's error that it quotes."""
-    try:
-        yield
-    except (pl.exceptions.ComputeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        raise (OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))) from None
 
 
 def _names(schema: Schema) -> str:

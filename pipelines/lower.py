@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import itertools
@@ -12,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 
@@ -30,6 +29,7 @@ from pipelines.errors import (
     stopped,
 )
 from pipelines.exchange import Cuts, Hash, Parcel, Point, Range, Room, Share, Shares, apart, within
+from pipelines.files import under_way
 from pipelines.graph import Graph, Key, Table, Tasks, needed, ref, refs, task
 from pipelines.order import Order
 from pipelines.plan import digest
@@ -374,23 +374,20 @@ class Finish:
             return None, buffer.tell(), buffer.getvalue()
         path = temporary(resolved(self.output, self.folder), self.mark)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with kernel.writing():
-                self.write(content, path)
-            with path.open("rb") as written:
-                os.fsync(written.fileno())
-                size = os.fstat(written.fileno()).st_size
+            with under_way(str(path)) as file:
+                self.write(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+                size = os.fstat(file.fileno()).st_size
         except OSError as error:
-            with contextlib.suppress(OSError):
-                path.unlink()
             what = f"cannot write {resolved(self.output, self.folder)}"
             raise machine_error(what, error, "choose another path") from None
         return str(path), size, None
 
-    def write(self, content: pl.DataFrame | bytes, file: Path | io.BytesIO) -> None:
+    def write(self, content: pl.DataFrame | bytes, file: IO[bytes]) -> None:
         assert self.output is not None
         if isinstance(content, bytes):
-            file.write_bytes(content) if isinstance(file, Path) else file.write(content)
+            file.write(content)
         elif self.output.format == "parquet":
             content.write_parquet(file, row_group_size=1 << 20, compression="zstd", statistics=True)
         else:

@@ -137,7 +137,8 @@ def test_a_new_file_among_many_leaves_most_partitions_as_they_are(project: Path)
 
 @pytest.mark.usefixtures("many")
 @pytest.mark.parametrize(
-    "harm", ["torn", "flipped", "gone", "empty manifest", "other manifest", "no manifest", "swapped"]
+    "harm",
+    ["torn", "flipped", "gone", "a folder", "empty manifest", "other manifest", "no manifest", "folders", "swapped"],
 )
 def test_what_is_damaged_is_computed_again_and_said(project: Path, harm: str) -> None:
     path = config(data(project))
@@ -154,6 +155,13 @@ def test_what_is_damaged_is_computed_again_and_said(project: Path, harm: str) ->
             files[0].write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
         case "gone":
             files[0].unlink()
+        case "a folder":
+            files[0].unlink()
+            files[0].mkdir()
+        case "folders":
+            for place in (told[0], folder / "steps/c.best.json"):
+                place.unlink()
+                (place / "deep").mkdir(parents=True)
         case "empty manifest":
             told[0].write_text("")
         case "other manifest":
@@ -166,7 +174,8 @@ def test_what_is_damaged_is_computed_again_and_said(project: Path, harm: str) ->
             files[1].write_bytes(content)
     again, said = run(path, "threads")
     assert bytes_of(again) == bytes_of(first)
-    assert any("not trusted" in text or "not what was written" in text for text in said) == (harm != "no manifest")
+    told_so = any("not trusted" in text or "not what was written" in text for text in said)
+    assert told_so == (harm not in ("no manifest", "folders"))
     found = stores.contents(store)
     stores.verify(store, found)
     assert not found.doubtful
