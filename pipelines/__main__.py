@@ -5,13 +5,10 @@ import os
 import sys
 from typing import NoReturn
 
-gc.disable()  # imports make many objects and no garbage
+gc.disable()  # imports and plans make many objects and no garbage; `main` enables it
 
 from pipelines.cli import main  # noqa: E402
 from pipelines.files import abandon  # noqa: E402
-
-gc.freeze()  # nor will what there is now ever be garbage: to look for some takes 0.1 s
-gc.enable()
 
 
 def run() -> NoReturn:

@@ -207,13 +207,13 @@ class Hash:
             pl.col(key).cast(dtype).alias(str(i))
             for i, (key, dtype) in enumerate(zip(self.keys, self.types, strict=True))
         )
-        import numpy as np  # not needed without an exchange, and 0.05 s to import
-
-        small = pl.UInt16 if self.count <= 1 << 16 else pl.UInt32  # NumPy sorts 16 bits by radix
-        slots = frame.select((pl.struct(keys).hash(0) % self.count).cast(small)).to_series().to_numpy()
-        together = frame[np.argsort(slots, kind="stable")]  # two thirds of the time of Polars' partition_by
-        ends = np.cumsum(np.bincount(slots, minlength=self.count)).tolist()
-        return pack([together[start:end] for start, end in itertools.pairwise([0, *ends])], self.room, None, None)
+        slots = frame.select((pl.struct(keys).hash(0) % self.count).cast(pl.UInt32).alias("slot"))
+        # as fast as NumPy's radix sort, which takes 0.05 s to import; two thirds of the time of `partition_by`
+        rows = slots.with_row_index("row").group_by("slot").agg("row").sort("slot")
+        together = frame[rows["row"].explode(empty_as_null=False)]
+        sizes = dict(zip(rows["slot"], rows["row"].list.len(), strict=True))
+        ends = itertools.accumulate((sizes.get(slot, 0) for slot in range(self.count)), initial=0)
+        return pack([together[start:end] for start, end in itertools.pairwise(ends)], self.room, None, None)
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,8 @@ def _facts(spec: Spec, folder: Path, began: float) -> dict[str, Any]:
         "process": os.getpid(),
         "machine": {
             "host": platform.node(),
-            "system": platform.platform(),
+            # platform.platform() would start `uname`
+            "system": f"{platform.system()}-{platform.release()}-{platform.machine()}",
             "processors": os.cpu_count(),
             "memory_bytes": psutil.virtual_memory().total,
         },

@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import math
 import mmap
 import operator
 import os
@@ -39,7 +40,7 @@ from pipelines.types import dtype_name, is_pattern
 
 _CSV, _PARQUET, _PACKED = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".gz", ".zst", ".bz2", ".xz")
 _OTHERS = (".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".orc", ".avro", ".feather", ".arrow")
-_SAMPLE_BYTES, _SAMPLE_FILES, _FILES_PER_PARTITION = 1 << 16, 16, 32
+_SAMPLE_BYTES, _SAMPLE, _SAMPLE_FILES, _FILES_PER_PARTITION = 1 << 16, 1 << 18, 16, 32
 _ROWS, _ROWS_BYTES, _PLACES = 20_000, 1 << 22, 48
 """Estimates: about so many rows are looked at, of up to so many bytes, at so many places."""
 _BLOCK = 1 << 24
@@ -413,23 +414,25 @@ class Source:
         if any(types[c] == pl.String for c in names if c in wanted):
             self._check_quotes(piece, source if isinstance(source, bytes) else None)
         self._check_dates(piece, [c for c in names if c in wanted], source if isinstance(source, bytes) else None)
-        odd, looks = list[pl.Expr](), list[Callable[[], None]]()
+        watched, looks = list[str](), list[Look]()
         if self.csv.ragged is None:
             frame = self._polars(source, types, header=header)
         else:
             # One column more than there is: what is in it was too much. It costs the reading of the last column, which
             # Polars fills with nulls in short rows.
-            more = max(names, key=len) + "~"
+            last, more = names[-1], max(names, key=len) + "~"
             frame = self._polars(source, {**types, more: pl.String()}, header=header)
-            odd.append(pl.col(names[-1]).is_null() | pl.col(more).is_not_null())
-            looks.append(functools.partial(self._check_lengths, piece))
+            watched += [last, more]
+            looks.append((lambda rows: bool(rows[last].null_count()) or rows[more].null_count() < len(rows[more]),
+                          functools.partial(self._check_lengths, piece)))  # fmt: skip
         if floats := [c for c in names if types[c].is_float()]:
             # what Polars makes of numbers beyond the type
-            odd.append(functools.reduce(operator.or_, (pl.col(c).is_infinite() for c in floats)))
-            looks.append(functools.partial(self._check_numbers, piece, floats))
-        if odd:
+            watched += [c for c in floats if c not in watched]
+            looks.append((lambda rows: any(rows[c].max() == math.inf or rows[c].min() == -math.inf for c in floats),
+                          functools.partial(self._check_numbers, piece, floats)))  # fmt: skip
+        if looks:
             # as an elementwise predicate the checks are pushed into the reader, before any row is dropped
-            frame = frame.filter(pl.map_batches(odd, _looking(looks), pl.Boolean(), is_elementwise=True))
+            frame = frame.filter(pl.map_batches(watched, _looking(watched, looks), pl.Boolean(), is_elementwise=True))
         return frame.with_columns(
             self._parse(c, formats[c], strict=True) for c in wanted if c in formats and c in names
         )
@@ -442,6 +445,8 @@ class Source:
     def _check_quotes(self, piece: Piece, raw: bytes | None) -> None:
         """Raises DataError where texts would lose quotes, or be cut within them."""
         quote = _byte(self.csv.quote or "")
+        if not quote or not (_has(piece.path, quote) if raw is None else quote in raw):
+            return
         with contextlib.ExitStack() as stack:
             text: bytes | mmap.mmap
             if raw is None:
@@ -449,8 +454,6 @@ class Source:
                 text = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             else:
                 text = raw
-            if not quote or text.find(quote) < 0:
-                return
             first = _header_end(text[: 1 << 20], self.csv) if piece.start == 0 else 0
             stray = next(_strays(text, self.csv, first), None)
         if stray is not None:
@@ -1135,6 +1138,16 @@ def _byte(char: str) -> bytes:
     return char.encode()
 
 
+def _has(path: str, byte: bytes) -> bool:
+    """Is there such a byte in the file? Read in blocks: to map it would hold Python's lock while its pages are."""
+    block = bytearray(_ARRAYS_BLOCK >> 2)
+    with open(path, "rb", buffering=0) as f:
+        while size := f.readinto(block):
+            if block.find(byte, 0, size) >= 0:
+                return True
+    return False
+
+
 def _undecodable(name: str, csv: Csv, where: str, byte: int) -> Issue:
     return Issue(f"{name}: {where}: byte 0x{byte:02x} is not {csv.encoding}", "set `encoding`, e.g. to latin-1")
 
@@ -1224,18 +1237,23 @@ def _blocks(body: bytes) -> Iterator[bytes]:
         start = stop
 
 
-def _looking(looks: Sequence[Callable[[], None]]) -> Callable[[Sequence[pl.Series]], pl.Series]:
-    """A predicate that is always true. For each series, of what is odd: the first true value in it has the text looked at, once."""
+Look = tuple[Callable[[Mapping[str, pl.Series]], bool], Callable[[], None]]
+"""Whether there is something odd in some rows' columns, and what looks at the text then."""
+
+
+def _looking(columns: Sequence[str], looks: Sequence[Look]) -> Callable[[Sequence[pl.Series]], pl.Series]:
+    """A predicate that is always true. Where something is odd for the first time, the text is looked at, once."""
     lock, waiting = threading.Lock(), dict(enumerate(looks))
 
-    def check(odd: Sequence[pl.Series]) -> pl.Series:
-        for i, series in enumerate(odd):
-            if series.any():
+    def check(values: Sequence[pl.Series]) -> pl.Series:
+        rows = dict(zip(columns, values, strict=True))
+        for i, (odd, look) in enumerate(looks):
+            if i in waiting and odd(rows):
                 with lock:  # no Polars in here: its threads would wait for one another
                     if i in waiting:
-                        waiting[i]()
+                        look()
                         del waiting[i]
-        return pl.Series([True]).new_from_index(0, len(odd[0]))
+        return pl.Series([True]).new_from_index(0, len(values[0]))
 
     return check
 
@@ -1362,58 +1380,71 @@ def _sample(
     n = min(len(infos), _SAMPLE_FILES)
     chosen = sorted({i * (len(infos) - 1) // max(n - 1, 1) for i in range(n)})
     columns = [name for name in names if name not in given]
-    queries = list[pl.LazyFrame]()
-    for i in chosen if columns else ():
-        own = heads[i][0]
-        source = Source("csv", csv, dict.fromkeys(own, pl.String()))
-        bodies = (_header_line(own, csv) + chunk for chunk in _chunks(infos[i], heads[i], csv))
-        queries += (source._polars(body, source.schema, header=True, ragged=True) for body in bodies)
-    frames = [pl.DataFrame(schema=dict.fromkeys(names, pl.String()))]
-    try:
-        frames += pl.collect_all(queries)  # one by one they take a millisecond each
-    except pl.exceptions.PolarsError:
-        for query in queries:
-            # what fails begins within quotes; errors in the data are found when they are read
-            with contextlib.suppress(pl.exceptions.PolarsError):
-                frames.append(query.collect())
-    rows = pl.concat(frames, how="diagonal")
-    values = dict[str, pl.Series]()
-    for c in columns:
-        texts = rows[c].drop_nulls()
-        filled = texts.filter(texts != "")  # a quoted empty field says nothing of the type
-        values[c] = filled if len(filled) else texts
-        if csv.decimal == "," and values[c].str.contains(r"^[-+\d,.eE]+$").all():
-            values[c] = values[c].str.replace(",", ".", literal=True)
+    if not columns:
+        return {}, []
+    alike = dict[tuple[str, ...], list[bytes]]()
+    for i in chosen:
+        alike.setdefault(tuple(heads[i][0]), []).extend(
+            _chunks(infos[i], heads[i], csv, size=max(_SAMPLE_BYTES // 4, _SAMPLE // n))
+        )
+    frames = [frame for own, chunks in alike.items() for frame in _texts(own, chunks, csv)]
+    rows = pl.concat([pl.DataFrame(schema=dict.fromkeys(names, pl.String())), *frames], how="diagonal").select(columns)
+    filled = rows.select(pl.when(pl.all() != "").then(pl.all()))  # a quoted empty field says nothing of the type
+    values = filled.with_columns(rows[c] for c in columns if filled[c].null_count() == rows.height)
+    if csv.decimal == ",":
+        number = pl.all().str.contains(r"^[-+\d,.eE]+$").all()
+        values = values.select(pl.when(number).then(pl.all().str.replace(",", ".", literal=True)).otherwise(pl.all()))
     types = _types_of(values)
-    notes = [f"column {c!r} {note}" for c in columns if (note := _doubt(values[c], types[c]))]
+    notes = [f"column {c!r} {note}" for c in columns if (note := _doubt(values[c].drop_nulls(), types[c]))]
     return types, notes
 
 
-def _chunks(info: FileInfo, head: Head, csv: Csv, whole: bool = False) -> Iterator[bytes]:
+def _chunks(info: FileInfo, head: Head, csv: Csv, size: int = _SAMPLE_BYTES, whole: bool = False) -> Iterator[bytes]:
     """Samples of the file's rows; `whole`: also those that may begin within quotes."""
     _, begin, raw = head
-    yield raw[begin:]
     if not _splits(info.path, csv) or len(raw) >= info.size:
+        yield raw[begin:]
         return
+    yield raw[begin : raw.find(b"\n", min(begin + size, len(raw) - 1)) + 1]
     with open(info.path, "rb") as f:
-        for at in (info.size // 2, max(info.size - _SAMPLE_BYTES, begin)):
+        for at in (info.size // 2, max(info.size - size, begin)):
             f.seek(at)
             f.readline()
-            part = f.read(_SAMPLE_BYTES)
+            part = f.read(size)
             part = part if f.tell() >= info.size else part[: part.rfind(b"\n") + 1]
             if whole or not csv.quote or part.count(_byte(csv.quote)) % 2 == 0:
                 yield part
 
 
-def _types_of(values: Mapping[str, pl.Series]) -> dict[str, pl.DataType]:
-    """Of each column the narrowest type that all its values have."""
-    fitting = {c: _fitting(texts) for c, texts in values.items()}
+def _texts(names: Sequence[str], chunks: Sequence[bytes], csv: Csv) -> list[pl.DataFrame]:
+    """The fields of samples of files with these columns."""
+    source = Source("csv", csv, dict.fromkeys(names, pl.String()))
+
+    def parsed(body: bytes) -> pl.DataFrame:
+        text = _header_line(names, csv) + body
+        return source._polars(text, source.schema, header=True, ragged=True).collect(engine="in-memory")
+
+    bodies = [chunk if chunk.endswith(b"\n") else chunk + b"\n" for chunk in chunks]
+    with contextlib.suppress(pl.exceptions.PolarsError):
+        frame = parsed(b"".join(bodies))  # at once: each call costs a millisecond
+        if frame.height == sum(_unquoted(body, csv).count(b"\n") for body in bodies):
+            return [frame]
+    frames = list[pl.DataFrame]()
+    for body in bodies:
+        # what fails begins within quotes; errors in the data are found when they are read
+        with contextlib.suppress(pl.exceptions.PolarsError):
+            frames.append(parsed(body))
+    return frames
+
+
+def _types_of(values: pl.DataFrame) -> dict[str, pl.DataType]:
+    """Of each column of texts the narrowest type that all its values have."""
+    fitting = _fitting(values)
     types = {c: next(found) for c, found in fitting.items()}
-    height = max(map(len, values.values()), default=0)
     while doubtful := [c for c, dtype in types.items() if dtype != pl.String]:
         # all at once: each time takes some milliseconds
-        padded = [values[c].extend_constant(values[c][0], height - len(values[c])).alias(c) for c in doubtful]
-        text = pl.DataFrame(padded).write_csv(include_header=False).encode()
+        full = values.select(pl.col(doubtful).fill_null(pl.col(doubtful).drop_nulls().first()))
+        text = full.write_csv(include_header=False).encode()
         source = Source("csv", Csv(), {c: types[c] for c in doubtful})
         read = source._polars(text, source.schema, header=False, ignore_errors=True).collect(engine="in-memory")
         if not (failed := [c for c in doubtful if read[c].null_count()]):
@@ -1422,14 +1453,27 @@ def _types_of(values: Mapping[str, pl.Series]) -> dict[str, pl.DataType]:
     return types
 
 
-def _fitting(values: pl.Series) -> Iterator[pl.DataType]:
-    """Types that the values look like, the narrowest first."""
-    for dtype, pattern in _PATTERNS if len(values) else ():
-        if re.search(pattern, values[0]) and values.str.contains(pattern).all():
-            yield dtype
-            if dtype == pl.Int64:
-                break  # a float would not hold what 64 bits do not
-    yield pl.String()
+def _fitting(values: pl.DataFrame) -> dict[str, Iterator[pl.DataType]]:
+    """Types that the texts of each column look like, the narrowest first."""
+    firsts = values.select(pl.all().drop_nulls().first())
+    likely = {
+        c: [(dtype, pattern) for dtype, pattern in _PATTERNS if first is not None and re.search(pattern, first)]
+        for c, first in zip(values.columns, firsts.row(0), strict=True)
+    }
+    looks = {
+        f"{c}~{dtype}": pl.col(c).str.contains(pattern).all() for c, found in likely.items() for dtype, pattern in found
+    }
+    alike = values.select(**looks).row(0, named=True) if looks else {}  # all at once: on all cores
+
+    def found(c: str) -> Iterator[pl.DataType]:
+        for dtype, _ in likely[c]:
+            if alike[f"{c}~{dtype}"]:
+                yield dtype
+                if dtype == pl.Int64:
+                    break  # a float would not hold what 64 bits do not
+        yield pl.String()
+
+    return {c: found(c) for c in values.columns}
 
 
 def _doubt(values: pl.Series, dtype: pl.DataType) -> str:
