@@ -428,7 +428,7 @@ def _show(result: Result) -> None:
 def _runs(options: argparse.Namespace) -> None:
     import json
 
-    from pipelines import history, record
+    from pipelines import history
 
     wanted = {"show": 1, "compare": 2}.get(options.action, 0)
     names = options.runs or (["last"] if options.action == "show" else [])
@@ -437,8 +437,8 @@ def _runs(options: argparse.Namespace) -> None:
         raise ConfigError(
             Issue(f"`runs {options.action}` takes {many}", f"pipelines runs {options.action}{' RUN' * wanted}")
         )
-    past = record.past(project_root(Path("here")))
-    chosen = [record.chosen(past, name) for name in names] or past
+    past = history.past(project_root(Path("here")))
+    chosen = [history.chosen(past, name) for name in names] or past
     if options.json:
         print(json.dumps([{**run.facts, "state": run.state} for run in chosen], indent=2))
     elif options.action == "ls":

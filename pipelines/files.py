@@ -33,6 +33,14 @@ def under_way(path: str) -> Iterator[IO[bytes]]:
         _unfinished.discard(path)
 
 
+@contextmanager
+def written(final: str) -> Iterator[IO[bytes]]:
+    """A file to write, which gets its name after that."""
+    with under_way(path := temporary(final)) as file:
+        yield file
+    placed(path, final)
+
+
 def abandon() -> None:
     """Removes what threads are still writing, before the process ends without them."""
     for path in tuple(_unfinished):

@@ -1,14 +1,151 @@
-"""Earlier runs, in words: a list, one of them, two beside each other."""
+"""Earlier runs: what their records say, and that in words: a list, one of them, two beside each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-from pipelines.record import Past
+from pydantic import AllowInfNan, BaseModel, ConfigDict
+
+from pipelines.errors import ConfigError, Issue, did_you_mean
+from pipelines.record import State
 from pipelines.report import seconds
 from pipelines.stores import columns
 from pipelines.types import size_text
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run that was: what its record says."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def state(self) -> State:
+        state: State = self.facts["state"]
+        return "killed" if state == "running" and not _is_held(self.folder) else state
+
+
+class _Read(BaseModel):
+    """What a record has to have where it is read again; it may have more."""
+
+    model_config = ConfigDict(strict=True, defer_build=True, allow_inf_nan=False)
+
+
+class _Machine(_Read):
+    host: str
+    system: str
+    processors: int | None
+    memory_bytes: int
+
+
+class _Stage(_Read):
+    stage: str
+    partitions: int
+    reused: int
+    tasks: int
+    rows: int | None
+    bytes: int | None
+    seconds: float
+    peak_memory_bytes: int | None
+    retries: int
+
+
+class _Step(_Read):
+    step: str
+    columns: dict[str, Any]
+    identity: str
+
+
+class _Plan(_Read):
+    steps: list[_Step] = []
+
+
+class _Checkpoint(_Read):
+    did: str
+
+
+class _Output(_Read):
+    rows: int
+    bytes: int
+    path: str | None
+    sha256: str = ""
+    metrics: dict[str, Annotated[float, AllowInfNan()] | None] = {}
+
+
+class _Facts(_Read):
+    run: str
+    name: str
+    state: State
+    exit_code: int | None
+    config: str
+    params: dict[str, Any]
+    began: str
+    started: float
+    seconds: float
+    peak_memory_bytes: int | None
+    spilled_bytes: int | None
+    machine: _Machine
+    versions: dict[str, Any]
+    stages: list[_Stage]
+    retries: list[str | dict[str, Any]]
+    losses: list[str | dict[str, Any]]
+    warnings: list[str | dict[str, Any]]
+    executor: str | None = None
+    error: str | None = None
+    plan: _Plan = _Plan()
+    checkpoints: dict[str, _Checkpoint] = {}
+    outputs: dict[str, _Output] = {}
+
+
+def past(root: Path) -> list[Past]:
+    """All runs of the project, the oldest first; folders without a readable record are left out."""
+    found = list[Past]()
+    for path in (root / "runs").glob("*/record.json"):
+        with suppress(ValueError, OSError, RecursionError):
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            _Facts.model_validate(facts)
+            found.append(Past(path.parent, facts))
+    return sorted(found, key=lambda run: float(run.facts["started"]))
+
+
+def chosen(runs: Iterable[Past], text: str) -> Past:
+    """The run that a name, the end or the beginning of one, or `last` means. Raises ConfigError."""
+    runs = list(runs)
+    if not runs:
+        raise ConfigError(Issue("there are no runs here", "run a pipeline first, or go to its project"))
+    if text == "last":
+        return runs[-1]
+    name = text.rstrip("/").rsplit("/", 1)[-1]
+    found = [run for run in runs if run.folder.name == name]
+    found = found or [run for run in runs if run.folder.name.endswith(name) or run.folder.name.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(Issue(f"{text!r} means {len(found)} runs", "; ".join(run.folder.name for run in found[:5])))
+    raise ConfigError(Issue(f"there is no run {text!r}", did_you_mean(text, [run.folder.name for run in runs])))
+
+
+def _is_held(folder: Path) -> bool:
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(opened)
+    return False
+
+
+# ---- in words
 
 
 def listed(runs: Sequence[Past]) -> str:

@@ -26,6 +26,7 @@ from pipelines.errors import ConfigError, Issue, MachineError, did_you_mean, mac
 from pipelines.events import HEARD
 from pipelines.exchange import Room, room
 from pipelines.executors.base import Executor, Limit, Lost, OutOfMemory, Progress
+from pipelines.files import under_way, written
 from pipelines.graph import Graph, Key, Table, needed
 from pipelines.lower import (
     REJECTS,
@@ -400,9 +401,8 @@ def _exchanged(path: Path, whole: Path, mark: str) -> None:
 
 def _put(path: Path, content: bytes) -> None:
     try:
-        path.parent.mkdir(exist_ok=True)
-        path.with_suffix(".tmp").write_bytes(content)
-        os.replace(path.with_suffix(".tmp"), path)
+        with written(str(path)) as file:
+            file.write(content)
     except OSError as error:
         raise MachineError(Issue(f"cannot write {path}: {error.strerror}", "make room")) from None
 
@@ -412,8 +412,7 @@ def _landed(part: Part, path: Path, mark: str) -> Part:
     if not isinstance(part.content, bytes):
         return part
     file = temporary(path, mark)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("wb") as opened:
+    with under_way(str(file)) as opened:
         opened.write(part.content)
         opened.flush()
         os.fsync(opened.fileno())

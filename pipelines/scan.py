@@ -25,7 +25,6 @@ import os
 import re
 import stat
 import threading
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +35,7 @@ from typing import IO, Any, TypeVar, cast
 import polars as pl
 
 from pipelines.errors import ConfigError, DataError, Issue, did_you_mean, machine_error, of_machine
+from pipelines.files import written
 from pipelines.types import dtype_name, is_pattern
 
 _CSV, _PARQUET, _PACKED = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".gz", ".zst", ".bz2", ".xz")
@@ -557,12 +557,9 @@ class Source:
             if self.csv.bad_rows == "keep":
                 lines = [body[begins[i] : ends[i]].decode(errors="replace").rstrip("\r") for i in at]
                 kept = kept.with_columns(reasons.filter(out).alias("reason"), pl.Series("text", lines, pl.String()))
-            folder = Path(self.rejects)
-            folder.mkdir(parents=True, exist_ok=True)
             name = hashlib.blake2b(f"{piece.path}\0{piece.start:020}".encode(), digest_size=8).hexdigest()
-            temporary = folder / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
-            kept.write_parquet(temporary)
-            os.replace(temporary, folder / f"{name}.parquet")  # the same content when the task runs again
+            with written(os.path.join(self.rejects, f"{name}.parquet")) as file:
+                kept.write_parquet(file)  # the same content when the task runs again
         return values.filter(~out).lazy()
 
     def _texts_and_values(self, piece: Piece, body: bytes) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -1424,7 +1421,7 @@ def _texts(names: Sequence[str], chunks: Sequence[bytes], csv: Csv) -> list[pl.D
         text = _header_line(names, csv) + body
         return source._polars(text, source.schema, header=True, ragged=True).collect(engine="in-memory")
 
-    bodies = [chunk if chunk.endswith(b"\n") else chunk + b"\n" for chunk in chunks]
+    bodies = [chunk if chunk.endswith(b"\n") else chunk + b"\n" for chunk in chunks if chunk]
     with contextlib.suppress(pl.exceptions.PolarsError):
         frame = parsed(b"".join(bodies))  # at once: each call costs a millisecond
         if frame.height == sum(_unquoted(body, csv).count(b"\n") for body in bodies):

@@ -306,6 +306,8 @@ def substitute(node: Node, values: Mapping[str, Node], issues: list[Issue]) -> N
         if isinstance(value, dict | tuple) or value is None:
             what = f"the parameter {name!r} is not a single value and cannot be part of a text"
             remedy = "use it alone" if value is None else "use it alone, or a list of texts or numbers behind IN"
+            if behind and value == ():
+                what, remedy = f"the parameter {name!r} is an empty list, and nothing is in it", "list a value"
             issues.append(Issue(what, remedy, place))
             return ""
         if (masked := values[name].masked) is not None:

@@ -302,7 +302,9 @@ def test_a_list_behind_in() -> None:
         "f:1:63: the parameter 'one' is not a single value and cannot be part of a text\n"
         "    use it alone, or a list of texts or numbers behind IN"
     ]
-    for name in ("none", "holes", "deep"):
+    _, [issue] = put_in('"x IN ${none}"', params)
+    assert issue.endswith("the parameter 'none' is an empty list, and nothing is in it\n    list a value")
+    for name in ("holes", "deep"):
         _, [issue] = put_in(f'"x IN ${{{name}}}"', params)
         assert "is not a single value" in issue
 

@@ -102,6 +102,8 @@ CASES: dict[str, tuple[Files, str, list[Any] | str]] = {
     "an exponent": (one("a\n1\n1e3\n"), "dtypes: {a: int64}", r"x\.csv: row 2, column 'a': '1e3'"),
     "an exponent, sampled": (one("a\n1\n1e3\n"), "", [(1.0,), (1000.0,)]),
     "a number beyond float64": (one("a\n1\ninf\n1e400\n"), "dtypes: {a: float64}", r"x\.csv: row 3, column 'a': '1e400' is not float64"),
+    "a number beyond float64, below NaN": (one("a,b\nNaN,1\nNaN,2\n-1e400,3\nNaN,4\n"), "dtypes: {a: float64}", r"x\.csv: row 3, column 'a': '-1e400' is not float64"),
+    "a number beyond float64, beside an infinity": (one("a,b\ninf,1e400\n"), "dtypes: {a: float64, b: float64}", r"x\.csv: row 1, column 'b': '1e400' is not float64"),
     "a number beyond float32": (one("a,b\n1,1\n-1e39,2\n"), "dtypes: {a: float32}", r"x\.csv: row 2, column 'a': '-1e39' is not float32"),
     "a number beyond float64, ragged": (one("a,b\n1,x\n1e400\n"), "dtypes: {a: float64}, ragged: null", r"x\.csv: row 2, column 'a': '1e400' is not float64"),
     "a number beyond float64, dropped": (one("a\n1\ninf\n1e400\n"), "dtypes: {a: float64}, bad_rows: drop", [(1.0,), (math.inf,)]),

@@ -23,7 +23,7 @@ import pytest
 from pipelines import load
 from pipelines.checkpoint import FORMAT
 from pipelines.cli import main
-from pipelines.record import past
+from pipelines.history import past
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]

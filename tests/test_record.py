@@ -22,8 +22,9 @@ from dask.callbacks import Callback
 from pipelines import MachineError, load
 from pipelines.cli import main
 from pipelines.errors import Issue
+from pipelines.history import past
 from pipelines.learning.scores import Evaluation
-from pipelines.record import Log, Record, past, recorded
+from pipelines.record import Log, Record, recorded
 from tests.test_checkpoints import STEPS, config, data, run
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pipelines.cli import main
 from pipelines.errors import ConfigError, DataError, PipelineError
 from pipelines.pipeline import load
-from pipelines.scan import Csv, Found, Source, discover, globbed
+from pipelines.scan import Csv, Found, Source, _texts, discover, globbed
 
 
 def put(path: Path, text: str | bytes) -> Path:
@@ -216,6 +216,27 @@ def test_samples_are_taken_at_head_middle_and_tail(tmp_path, at):
     lines[at] = "1.5,x"
     put(tmp_path / "a.csv", "k,v\n" + "\n".join(lines) + "\n")
     assert find(tmp_path).sampled["k"] == pl.Float64
+
+
+def test_a_sample_that_ends_within_quotes_spoils_no_other():
+    frames = _texts(["a", "b"], [b"1,2\n", b'3,"4\n5,6\n', b"7,8"], Csv())
+    assert {("1", "2"), ("7", "8")} <= {row for frame in frames for row in frame.rows()}
+
+
+def test_nulls_do_not_hide_what_a_sampled_type_cannot_hold(tmp_path):
+    put(
+        tmp_path / "a.csv",
+        "k\n2020-01-01\n\n\n\n2020-13-01\n",
+    )
+    put(tmp_path / "b.csv", "k,v\n2020-01-01,1\n,2\n,3\n2020-13-01,4\n")
+    assert find(tmp_path, "a.csv").sampled["k"] == pl.String
+    assert find(tmp_path, "b.csv").sampled == {"k": pl.String, "v": pl.Int64}
+
+
+def test_files_with_other_columns_are_sampled_by_name(tmp_path):
+    put(tmp_path / "a.csv", "k,v\n1,x\n")
+    put(tmp_path / "b.csv", "v,k\n2,1.5\n")
+    assert find(tmp_path).sampled == {"k": pl.Float64, "v": pl.String}
 
 
 def test_declared_types_win(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import queue
 import shutil
 import tarfile
@@ -19,6 +18,7 @@ from typing import Any
 
 from pipelines.dashboard import answering
 from pipelines.errors import Issue, MachineError
+from pipelines.files import written
 from pipelines.k8s import bundle, manifests
 from pipelines.k8s.api import Kube, Object
 from pipelines.k8s.job import ENDED, PORT
@@ -163,11 +163,8 @@ def _taken(kube: Kube, name: str, root: Path | None) -> list[Path]:
                     if path.parent == root / "runs":
                         found.append(path)
                 elif (source := archive.extractfile(entry)) is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    temporary = path.with_name(f".{path.name}.{name}.tmp")
-                    with temporary.open("wb") as file:
+                    with written(str(path)) as file:
                         shutil.copyfileobj(source, file)
-                    os.replace(temporary, path)
         urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=30).close()
     return found
 
