@@ -1380,10 +1380,9 @@ def _sample(
     if not columns:
         return {}, []
     alike = dict[tuple[str, ...], list[bytes]]()
+    size = min(_SAMPLE_BYTES, max(_SAMPLE_BYTES // 4, _SAMPLE // n))
     for i in chosen:
-        alike.setdefault(tuple(heads[i][0]), []).extend(
-            _chunks(infos[i], heads[i], csv, size=max(_SAMPLE_BYTES // 4, _SAMPLE // n))
-        )
+        alike.setdefault(tuple(heads[i][0]), []).extend(_chunks(infos[i], heads[i], csv, size))
     frames = [frame for own, chunks in alike.items() for frame in _texts(own, chunks, csv)]
     rows = pl.concat([pl.DataFrame(schema=dict.fromkeys(names, pl.String())), *frames], how="diagonal").select(columns)
     filled = rows.select(pl.when(pl.all() != "").then(pl.all()))  # a quoted empty field says nothing of the type
