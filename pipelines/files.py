@@ -36,9 +36,10 @@ def under_way(path: str) -> Iterator[IO[bytes]]:
 @contextmanager
 def written(final: str) -> Iterator[IO[bytes]]:
     """A file to write, which gets its name after that."""
-    with under_way(path := temporary(final)) as file:
+    with under_way(temporary(final)) as file:
         yield file
-    placed(path, final)
+        file.close()
+        placed(file.name, final)
 
 
 def abandon() -> None:

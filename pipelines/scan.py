@@ -1420,9 +1420,11 @@ def _texts(names: Sequence[str], chunks: Sequence[bytes], csv: Csv) -> list[pl.D
         text = _header_line(names, csv) + body
         return source._polars(text, source.schema, header=True, ragged=True).collect(engine="in-memory")
 
-    bodies = [chunk if chunk.endswith(b"\n") else chunk + b"\n" for chunk in chunks if chunk]
+    bodies = [chunk for chunk in chunks if chunk]
+    # of a last line without an end Polars takes an odd quote, which it refuses elsewhere
+    ended = (body if i == len(bodies) or body.endswith(b"\n") else body + b"\n" for i, body in enumerate(bodies, 1))
     with contextlib.suppress(pl.exceptions.PolarsError):
-        frame = parsed(b"".join(bodies))  # at once: each call costs a millisecond
+        frame = parsed(b"".join(ended))  # at once: each call costs a millisecond
         if frame.height == sum(_unquoted(body, csv).count(b"\n") for body in bodies):
             return [frame]
     frames = list[pl.DataFrame]()

@@ -77,6 +77,20 @@ def test_check_imports_only_what_it_needs(config: Path, project: Path) -> None:
     assert done.stdout == "days.yaml: ok, 4 steps\nset()\n"
 
 
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_tasks_look_for_garbage(project: Path, executor: str) -> None:
+    """A process begins without; with the installed script its workers begin with the same module."""
+    (project / "tidying.py").write_text("import gc\n\ndef on(item):\n    return {'on': gc.isenabled()}\n")
+    config = project / "tidy.yaml"
+    config.write_text(
+        "steps:\n  m: {map: {function: 'tidying:on', items: [1], returns: {on: boolean}}}\n  out: {write: '${run}/o.csv'}\n"
+    )
+    words = [Path(sys.executable).with_name("pipelines"), "run", config, "--executor", executor]
+    subprocess.run(words, cwd=project, capture_output=True, check=True, timeout=120)
+    (written,) = project.glob("runs/*/o.csv")
+    assert written.read_text() == "item,on,error\n1,true,\n"
+
+
 def test_the_reader_of_the_output_may_go(config: Path, project: Path) -> None:
     shell = f"set -o pipefail; '{sys.executable}' -m pipelines schema | head -1"
     done = subprocess.run(["bash", "-c", shell], cwd=project, capture_output=True, text=True, check=False)

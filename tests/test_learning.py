@@ -859,10 +859,11 @@ def test_trees_grow_on_all_workers(learn: Make, table: pl.DataFrame, project: Pa
     run = learn(steps + "executor: {kind: local, workers: 2}\n").run()
     found = metrics(run)
     if target == "up":
-        assert found["log_loss"] == pytest.approx(sk.log_loss(y, alone.predict_proba(x)), rel=1e-3)
-        assert found["accuracy"] == pytest.approx(sk.accuracy_score(y, alone.predict(x)), abs=1e-3)
+        # bins are merged from what each worker has, which is not the same in every run
+        assert found["log_loss"] == pytest.approx(sk.log_loss(y, alone.predict_proba(x)), rel=1e-2)
+        assert found["accuracy"] == pytest.approx(sk.accuracy_score(y, alone.predict(x)), abs=1e-2)
     else:
-        assert found["r2"] == pytest.approx(sk.r2_score(y, alone.predict(x)), abs=1e-3)
+        assert found["r2"] == pytest.approx(sk.r2_score(y, alone.predict(x)), abs=1e-2)
     path = run.outputs["w"].path
     assert path is not None
     before = pl.read_parquet(path)["said"]

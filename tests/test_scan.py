@@ -223,6 +223,14 @@ def test_a_sample_that_ends_within_quotes_spoils_no_other():
     assert {("1", "2"), ("7", "8")} <= {row for frame in frames for row in frame.rows()}
 
 
+def test_an_odd_quote_at_the_end_of_a_file_spoils_no_sample(tmp_path):
+    put(tmp_path / "one" / "a.csv", 'id,size\n1,5\n2.5,6"')
+    put(tmp_path / "two" / "a.csv", 'id,size\n2.5,6"')
+    put(tmp_path / "two" / "b.csv", "id,size\n1,5")
+    for folder in ("one", "two"):
+        assert find(tmp_path / folder).sampled == {"id": pl.Float64, "size": pl.String}
+
+
 def test_nulls_do_not_hide_what_a_sampled_type_cannot_hold(tmp_path):
     put(
         tmp_path / "a.csv",
