@@ -28,7 +28,7 @@ import xxhash
 
 from pipelines import events, kernel
 from pipelines.errors import Issue, MachineError, machine_error, redacted
-from pipelines.files import Hashed, placed, temporary, under_way
+from pipelines.files import Hashed, placed, temporary, under_way, written
 from pipelines.plan import Plan, digest
 from pipelines.spec import RETRIES, Spec
 from pipelines.stages import Stage, Staged
@@ -135,10 +135,8 @@ class Store:
         if not self.is_local:
             self._files().pipe_file(full, content)
             return
-        with under_way(temporary(full)) as file:
+        with written(full) as file:
             file.write(content)
-            file.close()  # a disk may say only now that it is full
-            placed(file.name, full)
 
     def remove(self, path: str) -> None:
         with suppress(FileNotFoundError):

@@ -38,7 +38,7 @@ def written(final: str) -> Iterator[IO[bytes]]:
     """A file to write, which gets its name after that."""
     with under_way(temporary(final)) as file:
         yield file
-        file.close()
+        file.close()  # a disk may say only now that it is full
         placed(file.name, final)
 
 

@@ -40,7 +40,9 @@ from pipelines.types import dtype_name, is_pattern
 
 _CSV, _PARQUET, _PACKED = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".gz", ".zst", ".bz2", ".xz")
 _OTHERS = (".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".orc", ".avro", ".feather", ".arrow")
-_SAMPLE_BYTES, _SAMPLE, _SAMPLE_FILES, _FILES_PER_PARTITION = 1 << 16, 1 << 18, 16, 32
+_SAMPLE_BYTES, _SAMPLE, _SAMPLE_FILES = 1 << 16, 1 << 18, 16
+"""Types: up to so many bytes are looked at in each place, at the heads of all files together so many, in so many files."""
+_FILES_PER_PARTITION = 32
 _ROWS, _ROWS_BYTES, _PLACES = 20_000, 1 << 22, 48
 """Estimates: about so many rows are looked at, of up to so many bytes, at so many places."""
 _BLOCK = 1 << 24
