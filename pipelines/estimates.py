@@ -361,6 +361,9 @@ def _appended(node: Node, operation: Appending, inputs: Sequence[Estimate]) -> E
 
 def _joined(node: Node, operation: Joining, inputs: Sequence[Estimate], mark: str) -> Estimate:
     left, right = inputs
+    if operation.once and left.sample is not None and right.sample is not None:
+        both = operation.together([left.sample.lazy(), right.sample.lazy()])
+        return _like(node, left, kernel.collect(both, node.schema), left.places)
     if not isinstance(operation, Joined) or left.sample is None or right.sample is None:
         return _unsampled(node, operation, inputs)
     rows, told = meeting(left, right, *operation.on, operation.how)

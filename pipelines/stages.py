@@ -473,7 +473,8 @@ class _Cutter:
             self.notes.append(("order", f"{node.name}: nothing looks at the order of its rows, they stay as they meet"))
         links, first = list[Link](), 0
         for side, chains in zip((joining.main, 1 - joining.main), (main, other), strict=True):
-            stages = self.spread(self.quiet(node, chains) if not number else self.settled(chains))
+            sees = joining.sees_order(self.ordered[node.name])
+            stages = self.spread(self.settled(chains) if sees else tuple(map(_unnumbered, chains)))
             own = number if not links else f"{number}~" if joining.both and number else ""
             exchange = Exchange("hash", joining.on[side], joining.types, number=own, first=first)
             links.append(Link(stages, exchange if count > 1 else Exchange("broadcast" if links else "gather")))
@@ -489,10 +490,6 @@ class _Cutter:
         if joining.both and number:
             chain = chain.then(node, Either(number), schema)
         return (chain,)
-
-    def quiet(self, node: Node, chains: Chains) -> Chains:
-        """As they are where nobody looks at their order, else in it."""
-        return self.settled(chains) if self.ordered[node.name] else tuple(_unnumbered(chain) for chain in chains)
 
     def shrinks(self, node: Node, operation: Reduction, partitions: int) -> bool:
         """Whether partial results are much smaller than what they are made of."""

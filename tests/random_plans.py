@@ -125,6 +125,24 @@ def joined(r: Random, left: Schema, right: Schema) -> dict[str, Any]:
     return options
 
 
+def nearest(r: Random, left: Schema, right: Schema) -> dict[str, Any] | None:
+    def fit(name: str, other: str) -> bool:
+        dtypes = left[name], right[other]
+        return dtypes[0] == dtypes[1] and (dtypes[0].is_integer() or isinstance(dtypes[0], pl.Date | pl.Datetime))
+
+    pairs = [(name, other) for name in left for other in right if fit(name, other)]
+    if not pairs:
+        return None
+    name, other = r.choice(pairs)
+    options: dict[str, Any] = {"on": {name: other}, "direction": r.choice(["backward", "forward", "nearest"])}
+    keys = [key for key in flat(left) if key not in (name, other) and right.get(key) == left[key]]
+    if by := some(r, keys, 0, 1):
+        options |= {"by": by, "broadcast": r.choice([None, False])}
+    if r.random() < 0.3:
+        options["tolerance"] = 2 if left[name].is_integer() else "2 days"
+    return options
+
+
 def filled(r: Random, schema: Schema) -> dict[str, Any]:
     keys = some(r, flat(schema), 0, 1)
     names = [name for name in schema if name not in keys]
@@ -190,7 +208,9 @@ def step(r: Random, schemas: dict[str, Schema]) -> dict[str, Any]:
     if draw < 0.3:
         pair = [on, other] if r.random() < 0.6 else [other, on]
         return {"from": pair, "join": joined(r, schemas[pair[0]], schemas[pair[1]])}
-    if draw < 0.38:
+    if draw < 0.36 and (options := nearest(r, schemas[on], schemas[other])):
+        return {"from": [on, other], "join_asof": options}
+    if draw < 0.43:
         return {"from": [on, other], "union": {"missing": None}}
     kind = r.choice(list(KINDS))
     return {"from": on, kind: KINDS[kind](r, schemas[on]), **({"checkpoint": "memory"} if r.random() < 0.1 else {})}

@@ -182,6 +182,8 @@ class Joining(Operation):
     placement: ClassVar[Placement] = "by_key"
     main: int
     """Which input's rows set the order."""
+    once: ClassVar[bool] = False
+    """Whether each of the main table's rows comes out once, whatever it meets."""
     on: tuple[tuple[str, ...], tuple[str, ...]]
     """The keys of each input."""
     types: tuple[pl.DataType, ...]

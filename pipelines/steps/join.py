@@ -115,6 +115,43 @@ class Joined(Joining):
         return replace(self, columns=tuple(pair for pair in self.columns if pair[1] in wanted))
 
 
+def comparable(option: str, pairs: dict[str, str], context: Context, problems: Problems) -> tuple[pl.DataType, ...]:
+    """What the columns of each pair are compared as; of those that cannot be, issues."""
+    (left_name, left), (right_name, right) = context.inputs
+    types, others = list[pl.DataType](), list(pairs.values())
+    for name, other in pairs.items():
+        sides = ((name, left, left_name), (other, right, right_name))
+        if absent := [side for side in sides if side[0] not in side[1]]:
+            for column, table, step in absent:
+                problems.key((option,), name, f"unknown column {column!r} of {step!r}", did_you_mean(column, table))
+            continue
+        if others.count(other) > 1:
+            problems.key((option,), name, f"{other!r} of {right_name!r} stands here twice", "remove one")
+        common = widened(left[name], right[other])
+        if common is None or common.is_nested() or isinstance(common, pl.Null):
+            what = f"{name!r} is {dtype_name(left[name])}, {other!r} of {right_name!r} is {dtype_name(right[other])}"
+            problems.key((option,), name, f"{what}: these cannot be compared", "cast one of them in a `select` before")
+        else:
+            types.append(common)
+    return tuple(types)
+
+
+def added(
+    left: Schema, right: Schema, keys: tuple[str, ...], suffix: str, problems: Problems
+) -> tuple[tuple[tuple[str, str], ...], dict[str, pl.DataType]]:
+    """The right table's columns but its keys: (name there, name in the result); and the result's columns and types."""
+    columns, out = list[tuple[str, str]](), dict(left)
+    for name, dtype in right.items():
+        if name in keys:
+            continue
+        new = name + suffix if name in left else name
+        if new in out:
+            problems.add((), f"both tables have a column {new!r}", "rename one in a `select` before, or set `suffix`")
+        out[new] = dtype
+        columns.append((name, new))
+    return tuple(columns), out
+
+
 class Join(Step):
     """Put the rows of two steps together where their keys are equal: `from: [left, right]`. A NULL key equals none, as in SQL.
 
@@ -149,48 +186,18 @@ class Join(Step):
         if len(context.inputs) != 2:
             problems.add((), "a join has two inputs", "name them: `from: [left, right]`")
             return None
-        (left_name, left), (right_name, right) = context.inputs
+        (_, left), (_, right) = context.inputs
         keys, others = tuple(self.on), tuple(self.on.values())
-        types = list[pl.DataType]()
-        for name, other in self.on.items():
-            sides = ((name, left, left_name), (other, right, right_name))
-            if absent := [side for side in sides if side[0] not in side[1]]:
-                for column, table, step in absent:
-                    problems.key(("on",), name, f"unknown column {column!r} of {step!r}", did_you_mean(column, table))
-                continue
-            if others.count(other) > 1:
-                problems.key(("on",), name, f"{other!r} of {right_name!r} stands here twice", "remove one")
-            common = widened(left[name], right[other])
-            if common is None or common.is_nested() or isinstance(common, pl.Null):
-                what = (
-                    f"{name!r} is {dtype_name(left[name])}, {other!r} of {right_name!r} is {dtype_name(right[other])}"
-                )
-                problems.key(
-                    ("on",), name, f"{what}: these cannot be compared", "cast one of them in a `select` before"
-                )
-            else:
-                types.append(common)
+        types = comparable("on", self.on, context, problems)
         unique = tuple(side == "one" for side in self.validate_.split("_to_"))
         if self.broadcast and (self.how == "full" or unique[1 if self.how == "right" else 0]):
             why = "a full join" if self.how == "full" else f"`validate: {self.validate_}`"
             problems.add(("broadcast",), f"{why} needs all rows of a key together", "leave `broadcast` out")
         if problems.issues:  # which columns there are is not known without the keys
             return None
-        columns, out = list[tuple[str, str]](), dict(left)
+        columns, out = tuple[tuple[str, str], ...](), dict(left)
         if self.how not in ("semi", "anti"):
-            out |= dict(zip(keys, types, strict=False))
-            for name, dtype in right.items():
-                if name in others:
-                    continue
-                new = name + self.suffix if name in left else name
-                if new in out:
-                    problems.add(
-                        (), f"both tables have a column {new!r}", "rename one in a `select` before, or set `suffix`"
-                    )
-                out[new] = dtype
-                columns.append((name, new))
+            columns, out = added({**left, **dict(zip(keys, types, strict=True))}, right, others, self.suffix, problems)
         if problems.issues:
             return None
-        return Joined(
-            out, self.how, (keys, others), tuple(types), (unique[0], unique[1]), tuple(columns), self.broadcast
-        )
+        return Joined(out, self.how, (keys, others), types, (unique[0], unique[1]), columns, self.broadcast)
