@@ -73,6 +73,16 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+class _Version(argparse.Action):
+    """Looks it up when it is asked for: that takes a while."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from pipelines.versions import version
+
+        print(f"pipelines {version('pipelines')}")
+        raise SystemExit(0)
+
+
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser, commands = _parser()
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -98,6 +108,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(
         prog="pipelines", description="Data pipelines as short YAML files: checked completely, then run with Dask."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which this is")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     commands = dict[str, _Parser]()
 

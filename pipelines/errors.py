@@ -193,6 +193,8 @@ _MEANT = {
     **dict.fromkeys(("sep", "delim", "delimiter"), ("separator",)),
     **dict.fromkeys(("outer", "fullouter"), ("full",)),
     **{"leftouter": ("left",), "rightouter": ("right",), "where": ("filter",), "having": ("filter",), "merge": ("join",)},
+    **dict.fromkeys(("asofjoin", "mergeasof", "asof"), ("join_asof",)),
+    **{"rolling": ("window",), "over": ("window",), "resample": ("aggregate",)},
     **dict.fromkeys(("withcolumn", "withcolumns", "mutate", "assign", "compute"), ("derive",)),
     **dict.fromkeys(("rename", "drop", "cast"), ("select",)),
     **dict.fromkeys(("concat", "append", "unionall"), ("union",)),

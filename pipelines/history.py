@@ -195,6 +195,8 @@ def shown(run: Past) -> str:
             f"  {name}: " + ", ".join(f"{k} {'-' if v is None else f'{v:.6g}'}" for k, v in each.items())
             for name, each in found.items()
         ]
+    if rejected := facts.get("rejected"):
+        text += ["bad rows left out:", *(f"  {step}: {count:,}" for step, count in rejected.items())]
     for what in ("warnings", "retries", "losses"):
         if facts[what]:
             text += [f"{what}:", *(f"  {_line(each)}" for each in facts[what])]

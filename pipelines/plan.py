@@ -16,6 +16,7 @@ import polars as pl
 from pipelines import kernel
 from pipelines.code import Function
 from pipelines.errors import ConfigError, DataError, Issue, MachineError, PipelineError, Place, did_you_mean, named
+from pipelines.source import RUN
 from pipelines.spec import Checkpoint, Spec, StepSpec
 from pipelines.steps.base import Appending, Context, Input, Joining, Operation, Problems, Step
 from pipelines.types import Schema, dtype_name
@@ -153,6 +154,14 @@ def make_plan(spec: Spec, finer: int = 1) -> Plan:
                         same = f"the step {other.name!r} writes to the same path"
                         issues.append(Issue(same, "choose another path", step.options.find(("path",)).place))
                         exit_code = 2
+                    if isinstance(other.bound, Input) and (file := _replaced(node.output, other.bound)):
+                        issues.append(_same_file(other.name, step.name, file, step.options.find(("path",)).place))
+                        exit_code = 2
+            if isinstance(bound, Input):
+                for other in nodes.values():
+                    if other.output is not None and (file := _replaced(other.output, bound)):
+                        issues.append(_same_file(step.name, other.name, file, other.place))
+                        exit_code = 2
             if isinstance(bound, Operation) and (issue := _witness(node, bound, [n.schema for n in above])):
                 issues.append(issue)
                 exit_code = 2
@@ -232,6 +241,24 @@ def _meet(one: Output, other: Output) -> bool:
     return paths[0] == paths[1] or any(
         path.is_relative_to(above) for above in folder for path in paths if path != above
     )
+
+
+def _replaced(output: Output, read: Input) -> str | None:
+    """The file of those read that the output takes the place of."""
+    path = output.path
+    if output.path.startswith(RUN) or not os.path.exists(path):
+        return None
+    ours = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
+    there = {(os.stat(each).st_size, os.stat(each).st_mtime_ns): each for each in ours}
+    for file in read.files:
+        if (same := there.get((file.size, file.mtime_ns))) is not None and os.path.samefile(same, file.path):
+            return file.path
+    return None
+
+
+def _same_file(reads: str, writes: str, file: str, place: Place) -> Issue:
+    what = f"the step {reads!r} reads {os.path.basename(file)}, which {writes!r} replaces: the next run would read something else"
+    return Issue(what, "write to another path; a later step reads the table by `from`, not by its file", place)
 
 
 def digest(*parts: Any) -> str:

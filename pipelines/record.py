@@ -75,6 +75,8 @@ class Record:
     progress: Progress | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
     """Task name: stage key."""
+    failed: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Function of a `map`: how many of its items failed, and one of them."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def note(self, **facts: Any) -> None:
@@ -142,6 +144,9 @@ class Record:
                 kept["partitions"] += 1
                 kept["bytes"] += event["bytes"]
                 kept["seconds"] = round(kept["seconds"] + event["seconds"], 3)
+            case "failed":
+                count, first = self.failed.get(event["function"], (0, event["first"]))
+                self.failed[event["function"]] = count + event["count"], first
             case "warning":
                 self.warn(f"{stage.name if stage is not None else event['stage']}: {event['message']}")
             case "loss":

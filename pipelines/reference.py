@@ -114,7 +114,7 @@ def _type(made: dict[str, object]) -> str:
             words = [word for word in words if word not in ("whole number", "true or false")]
         return " or ".join(dict.fromkeys(words))
     if isinstance(choices := made.get("enum"), list):
-        return " | ".join(map(str, choices))
+        return " | ".join("null" if each is None else str(each) for each in choices)
     if made.get("type") == "array":
         items = made.get("items")
         return f"list of {_type(items)}" if isinstance(items, dict) else "list"

@@ -198,6 +198,10 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
             parts = _compute(opened, staged, lowered, progress)
         outputs = {target: _commit(staged, target, found, folder, mark, asked.head) for target, found in parts.items()}
         record.look()
+        for function, (count, first) in record.failed.items():
+            record.warn(
+                f"{function} failed on {count:,} item{'s' * (count != 1)}: see the column `error`; one of them is {first}"
+            )
         stages = tuple(stage for stage in record.stages.values() if stage.partitions)
         try:
             result = Result(folder, outputs, stages, record.seconds, _rejected(folder))

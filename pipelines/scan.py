@@ -39,7 +39,7 @@ from pipelines.files import written
 from pipelines.types import dtype_name, is_pattern
 
 _CSV, _PARQUET, _PACKED = (".csv", ".tsv", ".txt"), (".parquet", ".pq"), (".gz", ".zst", ".bz2", ".xz")
-_OTHERS = (".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".orc", ".avro", ".feather", ".arrow")
+UNREAD = (".json", ".jsonl", ".ndjson", ".xlsx", ".xls", ".orc", ".avro", ".feather", ".arrow")
 _SAMPLE_BYTES, _SAMPLE, _SAMPLE_FILES = 1 << 16, 1 << 18, 16
 """Types: up to so many bytes are looked at in each place, at the heads of all files together so many, in so many files."""
 _FILES_PER_PARTITION = 32
@@ -352,7 +352,7 @@ class Source:
         return [c for c in self.schema if c != self.csv.file_column]
 
     def _unchanged(self, piece: Piece) -> None:
-        with _reading(piece.path, self.root):
+        with reading(piece.path, self.root):
             if piece.mtime_ns and os.stat(piece.path).st_mtime_ns != piece.mtime_ns:
                 raise DataError(Issue(f"{self.name(piece.path)} has changed since the plan was made", "run again"))
 
@@ -373,7 +373,7 @@ class Source:
         return frame.with_columns(pl.lit(self.name(piece.path)).alias(self.csv.file_column))
 
     def _scan_parquet(self, piece: Piece, wanted: Sequence[str]) -> pl.LazyFrame:
-        with _reading(piece.path, self.root):
+        with reading(piece.path, self.root):
             frame = pl.scan_parquet(piece.path, glob=False)
             stored = frame.collect_schema()
         frame = frame.select([name for name in stored if name in wanted] or list(stored)[:1])
@@ -672,7 +672,7 @@ class Source:
 
     def _text(self, piece: Piece) -> bytes:
         """The bytes of a piece: unpacked, in UTF-8."""
-        with _reading(piece.path, self.root):
+        with reading(piece.path, self.root):
             if self._is_cut(piece):
                 with open(piece.path, "rb") as f:
                     f.seek(piece.start)
@@ -782,7 +782,7 @@ class Source:
     def _diagnose_parquet(self, piece: Piece, wanted: Sequence[str]) -> Issue | None:
         name = self.name(piece.path)
         try:
-            with _reading(piece.path, self.root):
+            with reading(piece.path, self.root):
                 frame = pl.scan_parquet(piece.path, glob=False).slice(piece.start, piece.stop - piece.start)
                 read = frame.select(wanted).collect(engine="in-memory")
         except pl.exceptions.PolarsError as e:
@@ -831,7 +831,7 @@ def discover(
     for f, kind in formats.items():
         if kind is None:
             end = (_suffixes(f) or [""])[-1]
-            if end in _OTHERS:
+            if end in UNREAD:
                 what = f"{_name(f, root)}: {end} files are not read"
                 raise ConfigError(Issue(what, "CSV and Parquet are: convert it to one of them"))
             raise ConfigError(Issue(f"the format of {_name(f, root)} is not clear", "set `format: csv` or `parquet`"))
@@ -935,6 +935,18 @@ def _name(path: str, root: str | Path) -> str:
     return p.relative_to(root).as_posix() if root and p.is_relative_to(root) else path
 
 
+def not_here(path: str) -> tuple[str, str] | None:
+    """Why a path is none of this machine, and what to do."""
+    if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", path):
+        return (
+            f"{found[1]}:// is no path: files are read and written where a run is",
+            "copy the files, or mount what they are on",
+        )
+    if path.startswith("~"):
+        return "~ is not put in here", "write the path in full, or ${env:HOME}/..."
+    return None
+
+
 def matching(pattern: str, root: Path, format: str | None) -> list[str]:
     """The files that a path names: one, those of a folder, or those of a glob. Raises ConfigError when there are none."""
     full = os.path.join(root, pattern)
@@ -953,6 +965,8 @@ def matching(pattern: str, root: Path, format: str | None) -> list[str]:
     else:
         found = sorted(f for f in globbed(pattern, root) if not os.path.basename(f).startswith("_"))
     if not found:
+        if why := not_here(pattern):
+            raise ConfigError(Issue(*why))
         folder = full.rstrip("/") if os.path.isdir(full) else os.path.dirname(full)
         while not os.path.isdir(folder):
             folder = os.path.dirname(folder)
@@ -1022,7 +1036,7 @@ def _looked(path: str, root: Path, call: Callable[[str], _T]) -> _T | None:
 
 
 def facts(path: str, root: Path) -> FileInfo:
-    with _reading(path, root):
+    with reading(path, root):
         found = os.stat(path)
     return FileInfo(path, found.st_size, found.st_mtime_ns)
 
@@ -1072,7 +1086,7 @@ def _files_text(count: int) -> str:
     return f"{count:,} file{'s' * (count != 1)}"
 
 
-class _reading:
+class reading:
     """Names the file when it cannot be read."""
 
     def __init__(self, path: str, root: str | Path) -> None:
@@ -1277,7 +1291,7 @@ Head = tuple[list[str], int, bytes]  # the names, where the data begins, the fil
 
 def _head(path: str, csv: Csv, root: Path) -> Head:
     size = _SAMPLE_BYTES * (1 if _splits(path, csv) else 3)
-    with _reading(path, root), _open(path) as f:
+    with reading(path, root), _open(path) as f:
         raw = f.read(size)
         while b"\n" not in raw and (more := f.read(size)):
             raw += more
@@ -1292,6 +1306,8 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
     if b"\n" not in raw and b"\r" in raw.rstrip(b"\r"):
         what = f"{_name(path, root)}: its lines end in carriage returns only"
         raise DataError(Issue(what, "convert it: tr '\\r' '\\n' < old.csv > new.csv"))
+    if csv.utf8 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(Issue(f"{_name(path, root)} is not {csv.encoding} but UTF-16", "set `encoding: utf-16`"))
     end = _header_end(raw, csv)
     quote = _byte(csv.quote or "")
     if csv.header and quote in raw[:end] and quote:
@@ -1306,6 +1322,11 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
         first = raw[: end if csv.header else _header_end(raw, replace(csv, header=True))].decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise DataError(_undecodable(_name(path, root), csv, f"byte {e.start}", raw[e.start])) from e
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(raw)
+    except UnicodeDecodeError as e:
+        row = _unquoted(raw[end : e.start] + b"?", csv).count(b"\n")
+        raise DataError(_undecodable(_name(path, root), csv, f"row {row}", raw[e.start])) from e
     fields = next(_reader(io.StringIO(first, newline=""), csv), [])
     if csv.header:
         return fields, end, raw
@@ -1343,6 +1364,8 @@ def _headers(infos: Sequence[FileInfo], csv: Csv, root: Path) -> list[Head]:
     for i in infos:
         names, end, raw = _head(i.path, csv, root)
         name = _name(i.path, root)
+        if len(names) > 1 and names[0] == "" and csv.header:
+            names[0] = "column_1"  # what pandas writes over its index
         if not names or "" in names:
             at = names.index("") + 1 if names else 1
             raise DataError(Issue(f"{name}: the header has no name for column {at}", "name it in the file"))
@@ -1355,15 +1378,17 @@ def _headers(infos: Sequence[FileInfo], csv: Csv, root: Path) -> list[Head]:
 # Types of CSV columns
 
 _FLOAT = r"^[-+]?(\d+\.\d*|\d*\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?(inf|Infinity)$|^(NaN|nan)$"
+_DATE = r"^\d{4}-\d\d-\d\d$"
 _PATTERNS: tuple[tuple[pl.DataType, str], ...] = (
     (pl.Int64(), r"^[-+]?\d+$"),
     (pl.Float64(), _FLOAT),
     (pl.Boolean(), r"^(true|false|True|False|TRUE|FALSE)$"),
-    (pl.Date(), r"^\d{4}-\d\d-\d\d$"),
+    (pl.Date(), _DATE),
     (pl.Datetime("us"), r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,6})?$"),
     # of a time that is none Polars raises, asked to ignore it or not
     (pl.Time(), r"^([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?$"),
 )
+_NUMBERLIKE = r"^ *[-+]?[$€£¥]? *[-+]?\d[\d.,' ]*[%$€£¥]?$"  # separators of thousands, blanks, currencies
 _DATELIKE = r"^(\d{1,2}[/.-]\d{1,2}[/.-]\d{2,4}|\d{4}[/.]\d{1,2}[/.]\d{1,2})( .*)?$"
 
 
@@ -1387,13 +1412,18 @@ def _sample(
         alike.setdefault(tuple(heads[i][0]), []).extend(_chunks(infos[i], heads[i], csv, size))
     frames = [frame for own, chunks in alike.items() for frame in _texts(own, chunks, csv)]
     rows = pl.concat([pl.DataFrame(schema=dict.fromkeys(names, pl.String())), *frames], how="diagonal").select(columns)
+    if not rows.height and any(chunk for chunks in alike.values() for chunk in chunks):
+        return dict.fromkeys(columns, pl.String()), ["no rows could be sampled: its quotes do not fit together"]
     filled = rows.select(pl.when(pl.all() != "").then(pl.all()))  # a quoted empty field says nothing of the type
     values = filled.with_columns(rows[c] for c in columns if filled[c].null_count() == rows.height)
     if csv.decimal == ",":
         number = pl.all().str.contains(r"^[-+\d,.eE]+$").all()
-        values = values.select(pl.when(number).then(pl.all().str.replace(",", ".", literal=True)).otherwise(pl.all()))
-    types = _types_of(values)
-    notes = [f"column {c!r} {note}" for c in columns if (note := _doubt(values[c].drop_nulls(), types[c]))]
+        # as `_parse` has it: 1.000 may mean a thousand
+        plain = pl.all().str.replace_all(".", "?", literal=True).str.replace(",", ".", literal=True)
+        types = _types_of(values.select(pl.when(number).then(plain).otherwise(pl.all())))
+    else:
+        types = _types_of(values)
+    notes = [f"column {c!r} {note}" for c in columns if (note := _doubt(values[c].drop_nulls(), types[c], csv))]
     return types, notes
 
 
@@ -1476,7 +1506,7 @@ def _fitting(values: pl.DataFrame) -> dict[str, Iterator[pl.DataType]]:
     return {c: found(c) for c in values.columns}
 
 
-def _doubt(values: pl.Series, dtype: pl.DataType) -> str:
+def _doubt(values: pl.Series, dtype: pl.DataType, csv: Csv) -> str:
     """What a reader should know about the guess."""
     if values.is_empty():
         return "is empty in all sampled rows: read as string; declare its type"
@@ -1490,6 +1520,15 @@ def _doubt(values: pl.Series, dtype: pl.DataType) -> str:
         return f"has times with offsets ({values[0]!r}), read as string: declare datetime[us,UTC], or another zone"
     if dtype == pl.String and values.str.contains(_DATELIKE).all():
         return f"looks like dates ({values[0]!r}), read as string: give their format in `dates`"
+    if dtype == pl.String:
+        number = _FLOAT if csv.decimal == "." else _FLOAT.replace(r"\.", ",")
+        for what, pattern in (("numbers", number), ("dates", _DATE), ("dates", _DATELIKE)):
+            fits = values.str.contains(pattern)
+            if 2 * fits.sum() > len(values) > fits.sum():
+                odd = values.filter(~fits)[0]
+                return f"has {what} but for values like {odd!r}, read as string: add these to `null_values`, or correct them"
+        if values.str.contains(_NUMBERLIKE).all():
+            return f"looks like numbers ({values[0]!r}), read as string: take out the signs in a `derive`, and cast"
     return ""
 
 
@@ -1673,7 +1712,7 @@ def _parquet(
     for i in infos:
         name = _name(i.path, root)
         try:
-            with _reading(i.path, root):
+            with reading(i.path, root):
                 meta = pq.ParquetFile(i.path).metadata
                 here = dict(pl.scan_parquet(i.path, glob=False).collect_schema())
         except (ValueError, pa.ArrowException, pl.exceptions.PolarsError) as e:

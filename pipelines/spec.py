@@ -678,7 +678,7 @@ def _wanted(found: Any) -> str:
             else f"a list of at most {context['max_length']}"
         )
     said = str(found["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-    return str(context["expected"]) if kind == "literal_error" else _WANTED.get(kind, said)
+    return str(context["expected"]).replace("None", "null") if kind == "literal_error" else _WANTED.get(kind, said)
 
 
 def _shown(node: Node) -> str:

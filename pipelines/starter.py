@@ -12,6 +12,7 @@ import polars as pl
 
 from pipelines import kernel
 from pipelines.errors import ConfigError, DataError, Issue, Place
+from pipelines.scan import UNREAD, reading
 from pipelines.source import Node, scalar_text
 from pipelines.spec import project_root
 from pipelines.steps.base import Context, Input, Problems
@@ -120,8 +121,9 @@ def _options(path: str, root: Path) -> dict[str, Any]:
     file = root / path
     if not file.is_file() or file.suffix.lower() in (".parquet", ".pq", ".gz", ".zst", ".bz2", ".xz"):
         return {}
-    found: dict[str, Any] = {} if file.suffix.lower() in (".csv", ".tsv", ".txt") else {"format": "csv"}
-    with file.open("rb") as opened:
+    known = file.suffix.lower() in (".csv", ".tsv", ".txt", *UNREAD)
+    found: dict[str, Any] = {} if known else {"format": "csv"}
+    with reading(path, root), file.open("rb") as opened:
         head = opened.read(1 << 16).decode(errors="replace")
     bare = re.sub(r'"[^"]*"', "", head).split("\n", 1)[0]  # a quoted name may hold a line's end
     if file.suffix.lower() != ".tsv" and "," not in bare:

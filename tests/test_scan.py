@@ -157,10 +157,15 @@ def test_byte_order_mark_line_ends_and_last_line(tmp_path, text, partitions):
 def test_encodings(tmp_path):
     put(tmp_path / "a.csv", "k,v\n1,café\n2,x\n".encode("latin-1"))
     assert rows(tmp_path, csv=Csv(encoding="latin-1"), partitions=2) == [(1, "café"), (2, "x")]
-    found = find(tmp_path, dtypes={"v": pl.String()})
     with fails(DataError, "a.csv: row 1: byte 0xe9 is not utf-8", "encoding"):
+        find(tmp_path)
+    put(tmp_path / "a.csv", b"k,v\n" + b"1,x\n" * 100_000 + "2,café\n".encode("latin-1") + b"1,x\n" * 200_000)
+    found = find(tmp_path, partitions=1)
+    with fails(DataError, "a.csv: row 100001: byte 0xe9 is not utf-8", "encoding"):
         read(found)
     put(tmp_path / "a.csv", "k,v\n1,café\n2,x\n".encode("utf-16"))
+    with fails(DataError, "a.csv is not utf-8 but UTF-16", "encoding: utf-16"):
+        find(tmp_path)
     assert rows(tmp_path, csv=Csv(encoding="utf-16")) == [(1, "café"), (2, "x")]
     put(tmp_path / "a.csv", b"k,v\n1,\xe9\n")
     with fails(DataError, "a.csv: byte 6: byte 0xe9 is not shift-jis"):

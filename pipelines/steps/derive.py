@@ -49,6 +49,15 @@ class Derive(Step):
             if found := problems.expression((name,), text, schema):
                 columns.append((name, found[0].expr, found[1]))
                 out[name] = found[0].dtype
+                continue
+            for other in self.__pydantic_extra__:
+                if (
+                    other not in schema
+                    and problems.issues
+                    and problems.issues[-1].message == f"unknown column {other!r}"
+                ):
+                    remedy = f"{other!r} is made in this same step: make it in a `derive` above"
+                    problems.issues[-1] = replace(problems.issues[-1], remedy=remedy)
         if not self.__pydantic_extra__:
             problems.add((), "derive names no column", "write `derive: {name: expression}`")
         return Derived(out, tuple(columns))

@@ -80,6 +80,9 @@ class Mapped:
             data["error"].append(error and redacted(error))
             for name in names:
                 data[name].append(values.get(name))
+        if failed := [i for i, error in enumerate(data["error"]) if error is not None]:
+            first = f"{redacted(repr(data['item'][failed[0]])):.60}: {data['error'][failed[0]]}"
+            events.tell("failed", function=str(self.function), count=len(failed), first=first)
         return pl.LazyFrame(data, schema=dict(self.schema)).select(columns)
 
     def unchanged(self, given: Any) -> None:

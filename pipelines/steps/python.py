@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sysconfig
 import traceback
 import typing
 from collections.abc import Callable, Mapping
@@ -105,9 +107,11 @@ def _column(values: pl.Series, dtype: pl.DataType) -> pl.Series:
 
 
 def _line(error: BaseException) -> str:
-    """` (module.py, line n)`: where in the user's code."""
+    """` (module.py, line n)`: where in the user's code, which may call a library's that failed."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
-    return f" ({frames[0].filename.rsplit('/', 1)[-1]}, line {frames[0].lineno})" if frames else ""
+    library = (os.path.dirname(os.__file__), sysconfig.get_path("purelib"), "<")
+    own = [f for f in frames if not f.filename.startswith(library)] or frames[:1]
+    return f" ({own[-1].filename.rsplit('/', 1)[-1]}, line {own[-1].lineno})" if own else ""
 
 
 @dataclass(frozen=True)

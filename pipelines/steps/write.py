@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
 
+from pipelines.scan import not_here
 from pipelines.source import RUN
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.types import Schema, dtype_name
 from pipelines.work import Output
 
+_PART = re.compile(r"part-\d+\.(csv|parquet)")
 _FORMATS: dict[str, Literal["csv", "parquet"]] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
 
@@ -26,7 +29,8 @@ def _fits_csv(dtype: pl.DataType) -> bool:
 class Write(Step):
     """Write the table to a file, or to a folder with one file for each partition. It appears when it is complete.
 
-    What exists outside the run's folder is kept: replacing it takes `overwrite: true`.
+    What exists outside the run's folder is kept: replacing it takes `overwrite: true`. Even then a folder is replaced only where it
+    holds nothing but such parts, and never a file that a step of the same config reads.
     """
 
     kind = "write"
@@ -61,6 +65,8 @@ class Write(Step):
                     )
         if RUN in self.path.removeprefix(RUN) or (self.path.startswith(RUN) and not self.path.startswith(RUN + "/")):
             problems.add(("path",), "${run} stands at the start of a path", "write ${run}/name.parquet")
+        elif why := not_here(self.path):
+            problems.add(("path",), *why)
         elif not self.path.startswith(RUN):
             self._free(path, problems)
         if problems.issues or format is None:
@@ -79,3 +85,9 @@ class Write(Step):
         if not self.overwrite:
             remedy = "add `overwrite: true` to replace it, or choose another path"
             problems.add(("path",), f"{self.path} exists", remedy)
+        elif self.per_partition and os.path.isdir(path):
+            # all that is in the folder goes: it has to be ours
+            others = sorted(name for name in os.listdir(path) if not _PART.fullmatch(name))
+            if others:
+                what = f"{self.path} holds other files than the parts of a table: {others[0]!r}"
+                problems.add(("path",), what, "choose a folder of its own, which may be replaced as a whole")

@@ -1,0 +1,198 @@
+"""What a user would lose, or not notice: inputs that are written over, columns that are no numbers, items that failed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipelines import ConfigError, load
+from pipelines.cli import main
+from pipelines.pipeline import Pipeline
+
+Make = Callable[..., Pipeline]
+
+
+def planned(folder: Path, steps: str) -> Pipeline:
+    (folder / "runs").mkdir(exist_ok=True)
+    path = folder / "c.yaml"
+    path.write_text(f"steps:\n{steps}")
+    return load(path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "place"),
+    [
+        ("  p: {read: a.csv}\n  w: {write: {path: a.csv, overwrite: true}}\n", "3:21"),
+        ("  p: {read: b.csv}\n  w: {write: {path: a.csv, overwrite: true}}\n  r: {read: '*.csv'}\n", "3:3"),
+        ("  p: {read: link.csv}\n  w: {write: {path: ../there/a.csv, overwrite: true}}\n", "3:21"),
+        (
+            "  p: {read: parts/*}\n  w: {write: {path: parts, format: csv, per_partition: true, overwrite: true}}\n",
+            "3:21",
+        ),
+    ],
+)
+def test_what_a_config_reads_it_does_not_replace(tmp_path: Path, steps: str, place: str) -> None:
+    folder = tmp_path / "there"
+    (folder / "parts").mkdir(parents=True)
+    for name in ("a.csv", "b.csv", "parts/part-00000.csv"):
+        (folder / name).write_text("a\n1\n")
+    (folder / "link.csv").symlink_to("a.csv")
+    with pytest.raises(ConfigError, match=r"replaces: the next run would read something else") as caught:
+        planned(folder, steps).plan()
+    found = caught.value.issues[0].place
+    assert found is not None
+    assert f"{found.line}:{found.column}" == place
+
+
+def test_a_folder_is_replaced_only_where_it_holds_parts_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    write = "  p: {read: a.csv}\n  w: {write: {path: out, format: csv, per_partition: true, overwrite: true}}\n"
+    for _ in range(2):
+        planned(tmp_path, write).run("serial")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["part-00000.csv"]
+    (tmp_path / "out" / ".git").mkdir()
+    with pytest.raises(ConfigError, match=r"out holds other files than the parts of a table: '\.git'"):
+        planned(tmp_path, write).plan()
+    assert (tmp_path / "out" / ".git").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        (["10", "9", "n/a", "100"], "has numbers but for values like 'n/a'"),
+        (["1.5 ", "2.5", "3.5"], "has numbers but for values like '1.5 '"),
+        (["2024-01-01", "31/01/2024", "2024-01-02"], "has dates but for values like '31/01/2024'"),
+        (["1/2/2024", "3/4/2024", "soon"], "has dates but for values like 'soon'"),
+        (["$5", "$1", "$2"], "looks like numbers ('$5')"),
+        (['"1,000"', '"2,000"', '"1"'], "looks like numbers ('1,000')"),
+        (["10%", "20%"], "looks like numbers ('10%')"),
+        (["2024-13-01", "2024-01-02"], ""),
+        (["A", "7", "B"], ""),
+        (["x", "y"], ""),
+    ],
+)
+def test_columns_that_are_almost_numbers_or_dates_are_told(tmp_path: Path, values: list[str], note: str) -> None:
+    (tmp_path / "a.csv").write_text("k,v\n" + "".join(f"1,{value}\n" for value in values))
+    plan = planned(tmp_path, "  p: {read: a.csv}\n").plan()
+    assert plan.nodes["p"].schema["v"] == pl.String
+    assert [text for text in plan.notes if note and note in text] or (not note and not plan.notes)
+    declared = planned(tmp_path, "  p: {read: {path: a.csv, dtypes: {v: string}}}\n").plan()
+    assert not declared.notes
+
+
+def test_with_decimal_commas_points_make_no_number(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("d;n;p;e\n2024-01-01;1.000;1,5;31.01.2024\n2024-01-02;2.000;2,5;1.2.2024\n")
+    made = planned(tmp_path, '  p: {read: {path: a.csv, separator: ";", decimal: ","}}\n')
+    assert made.plan().nodes["p"].schema == {"d": pl.Date, "n": pl.String, "p": pl.Float64, "e": pl.String}
+    assert made.run("serial").outputs["p"].head["p"].to_list() == [1.5, 2.5]
+    assert any("'n' looks like numbers ('1.000')" in note for note in made.plan().notes)
+    assert any("'e' looks like dates ('31.01.2024')" in note for note in made.plan().notes)
+
+
+def test_an_index_of_pandas_has_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(",a\n0,x\n1,y\n")
+    answer = planned(tmp_path, "  p: {read: a.csv}\n").run("serial").outputs["p"].head
+    assert answer.rows(named=True) == [{"column_1": 0, "a": "x"}, {"column_1": 1, "a": "y"}]
+
+
+def test_a_quote_that_is_never_closed_is_no_empty_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('a,b\n1,"x\n2,y')
+    notes = planned(tmp_path, "  p: {read: a.csv}\n").plan().notes
+    assert [note for note in notes if "quotes do not fit" in note]
+    assert not [note for note in notes if "empty" in note]
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_items_that_failed_are_told(tmp_path: Path, executor: str, capsys: pytest.CaptureFixture[str]) -> None:
+    planned(tmp_path, '  m: {map: {function: "math:isqrt", items: [-1, 4, -2], returns: int64}}\n')
+    assert main(["run", str(tmp_path / "c.yaml"), "--executor", executor]) == 0
+    assert "math:isqrt failed on 2 items: see the column `error`" in capsys.readouterr().err
+    [record] = (tmp_path / "runs").glob("*/record.json")
+    assert "2 items" in json.loads(record.read_text())["warnings"][0]
+
+
+def test_rows_left_out_are_in_the_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n")
+    folder = planned(tmp_path, "  p: {read: {path: a.csv, bad_rows: drop}}\n").run("serial").folder
+    assert main(["runs", "show", folder.name]) == 0
+    assert "bad rows left out:\n  p: 1\n" in capsys.readouterr().out
+
+
+def test_the_innermost_line_of_the_users_code_is_told(tmp_path: Path) -> None:
+    (tmp_path / "deep.py").write_text(
+        "import json\nimport polars as pl\n\ndef helper(frame):\n    return json.loads('{')\n\n"
+        "def f(frame: pl.DataFrame) -> pl.DataFrame:\n    return helper(frame)\n"
+    )
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    steps = "  p: {read: a.csv}\n  a: {python: {function: 'deep:f', schema: {a: int64}}}\n"
+    with pytest.raises(Exception, match=r"\(deep\.py, line 5\)"):
+        planned(tmp_path, steps).run("serial")
+
+
+def test_what_new_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04")
+    assert main(["new", "a.xlsx", "-o", "-"]) != 0
+    assert ".xlsx files are not read" in capsys.readouterr().err
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "a.csv")
+
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    monkeypatch.setattr(Path, "open", refused)
+    assert main(["new", "a.csv", "-o", "-"]) != 0
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("pipelines ")
+
+
+@pytest.mark.parametrize("executor", ["threads", "local"])
+def test_who_ends_jobs_is_heard(tmp_path: Path, executor: str) -> None:
+    """SIGTERM, as of a batch system: what was started is closed, the record says that it was stopped."""
+    (tmp_path / "slow.py").write_text("import time\n\ndef f(item):\n    time.sleep(0.3)\n    return 1\n")
+    planned(tmp_path, '  m: {map: {function: "slow:f", range: [1, 200], returns: int64}}\n')
+    command = [sys.executable, "-m", "pipelines", "run", str(tmp_path / "c.yaml"), "--executor", executor]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path) as run:
+        assert run.stderr is not None
+        said = ""
+        while "running" not in said:
+            said += run.stderr.readline()
+        time.sleep(1)
+        run.send_signal(signal.SIGTERM)
+        said += run.stderr.read()
+    assert run.returncode == 130, said
+    assert "stopped; nothing half-written is left" in said
+    assert "Traceback" not in said
+    assert "leaked" not in said
+    [record] = (tmp_path / "runs").glob("*/record.json")
+    assert json.loads(record.read_text())["state"] == "stopped"
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipelines", "steps"]
+    for delay in (0.05, 0.15, 0.25):
+        with subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path
+        ) as run:
+            time.sleep(delay)
+            run.send_signal(signal.SIGINT)
+            assert run.stderr is not None
+            assert "pipelines/__main__" not in run.stderr.read()
