@@ -193,7 +193,7 @@ class Rows:
             found = names.gather(
                 pl.select(pl.when(found < len(names)).then(pl.when(found >= 0).then(found))).to_series()
             )
-        return found.cast(call.dtype).alias(call.name)
+        return found.cast(call.dtype, strict=False).alias(call.name)  # of no value a number that is no time
 
     def picked(self, call: Call) -> pl.Series:
         """The value of another row, NULL where there is none."""

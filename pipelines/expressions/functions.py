@@ -145,6 +145,13 @@ def _round(x: Typed, digits: int = 0) -> Typed:
     if x.dtype.is_integer():
         wide = x.expr.cast(WIDE)
         return Typed(((wide.abs() + scale // 2) // scale * scale * wide.sign()).cast(x.dtype), x.dtype)
+    if isinstance(x.dtype, pl.Decimal):
+        dtype, places = _digits(x.dtype, 0), x.dtype.scale - digits
+        if places > 38:
+            return Typed(pl.when(x.expr.is_not_null()).then(pl.lit(0, dtype)), dtype)
+        whole = x.expr.to_physical()
+        wide = (whole.abs() + 10**places // 2) // pl.lit(10**places, WIDE) * scale * whole.sign()
+        return Typed(wide.cast(dtype), dtype)
     rounded = divided(x.expr.cast(FLOAT), pl.lit(float(scale))).round(0, mode="half_away_from_zero") * scale
     return Typed(rounded.cast(_digits(x.dtype, 0)), _digits(x.dtype, 0))
 

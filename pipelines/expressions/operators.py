@@ -67,13 +67,21 @@ def arithmetic(op: str, a: Typed, b: Typed) -> Typed:
         return Typed(pl.when(x.is_not_null() & y.is_not_null()).then(remainder), common)
     if op == "%":  # Polars' remainder has the sign of the divisor
         return Typed(pl.when(x < 0).then(-(-x % y.abs())).otherwise(x % y.abs()), common)
+    if common.is_float() and op in "+-" and not any(isinstance(of, Constant) and of.value for of in (a, b)):
+        # zero as one value Polars leaves out: -0.0 + 0.0 is -0.0 then, and 0.0 - 0.0 too. As columns both are what IEEE says
+        x, y = x * _ones(y, common), y * _ones(x, common)
     return Typed(x + y if op == "+" else x - y if op == "-" else x * y, common)
+
+
+def _ones(x: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A column where x is one."""
+    return (x.is_null() | x.is_not_null()).cast(dtype)
 
 
 def divided(x: pl.Expr, y: pl.Expr) -> pl.Expr:
     """x / y as IEEE has it: by one value, Polars multiplies with its inverse, and 3 / 10 is 0.30000000000000004 in a table
     of two rows. Times a column of ones, it is a column."""
-    return x / (y * (x.is_null() | x.is_not_null()).cast(FLOAT))
+    return x / (y * _ones(x, FLOAT))
 
 
 def _fmod(operands: Sequence[pl.Series]) -> pl.Series:
@@ -151,6 +159,15 @@ UNITS = {
 }
 
 
+_MICROSECONDS = {
+    "hour": 3_600_000_000,
+    "minute": 60_000_000,
+    "second": 1_000_000,
+    "millisecond": 1000,
+    "microsecond": 1,
+}
+
+
 def shift(op: str, a: Typed, amount: Typed, unit: str) -> Typed:
     """date or datetime + INTERVAL; at the end of a month the day is cut to the month's last."""
     if kind(a.dtype) not in MOMENT | {"null"}:
@@ -168,6 +185,13 @@ def shift(op: str, a: Typed, amount: Typed, unit: str) -> Typed:
             f"write INTERVAL 3 DAY, INTERVAL '3 months' or INTERVAL (n) DAY; known: {', '.join(UNITS)}",
         )
     dtype = a.dtype if isinstance(a.dtype, pl.Datetime) else DATETIME
+    if dtype.time_unit == "ms" and name == "microsecond":
+        dtype = pl.Datetime("us", dtype.time_zone)
+    if name in _MICROSECONDS:  # in 128 bits: Polars counts in nanoseconds, which wrap after 292 years
+        factor = _MICROSECONDS[name] * (1000 if dtype.time_unit == "ns" else 1) * (1 if op == "+" else -1)
+        many = pl.lit(int(found[1]) * factor, WIDE) if found else to(amount, WIDE) * factor
+        many = many // 1000 if dtype.time_unit == "ms" else many
+        return Typed((to(a, dtype).to_physical().cast(WIDE) + many).cast(INT).cast(dtype), dtype)
     if found:
         return Typed(to(a, dtype).dt.offset_by(f"{int(found[1]) * (1 if op == '+' else -1)}{UNITS[name]}"), dtype)
     count = to(amount, WIDE) * (1 if op == "+" else -1)

@@ -44,6 +44,10 @@ class Unique:
         return frame
 
 
+def _same(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
+
+
 @dataclass(frozen=True)
 class Joined(Joining):
     how: How
@@ -81,6 +85,8 @@ class Joined(Joining):
         if ordered:
             order = {"semi": "left", "anti": "left", "right": "right_left"}.get(self.how, "left_right")
         coalesce = None if self.how in ("semi", "anti") else True
+        if self.how == "full":  # of a table that is sure to have one row Polars forgets the order
+            tables[0] = tables[0].map_batches(_same, predicate_pushdown=False, projection_pushdown=False)
         # a suffix that no name has: a full join gives it to the right keys for a moment, and "row_right" may be a column
         met = tables[0].join(tables[1], on=keys, how=self.how, maintain_order=order, coalesce=coalesce, suffix="\0")
         if self.how in ("semi", "anti"):

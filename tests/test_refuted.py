@@ -1,0 +1,100 @@
+"""Wrong answers that a comparison with DuckDB found once: each as it was found."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+
+from pipelines import DataError, load
+from pipelines.passes import PASSES, Layout
+from pipelines.pipeline import Pipeline
+from pipelines.run import execute
+from tests.oracle import oracle
+
+
+def planned(folder: Path, steps: str, **tables: pl.DataFrame) -> Pipeline:
+    (folder / "runs").mkdir(exist_ok=True)
+    for name, table in tables.items():
+        table.write_parquet(folder / f"{name}.parquet", row_group_size=1)
+    (folder / "c.yaml").write_text(f"steps:\n{steps}")
+    return load(folder / "c.yaml")
+
+
+def derived(folder: Path, table: pl.DataFrame, expression: str) -> list[Any]:
+    steps = f'  t: {{read: t.parquet}}\n  it: {{derive: {{y: "{expression}"}}}}\n'
+    return planned(folder, steps, t=table).run("serial").outputs["it"].head["y"].to_list()
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("expression", ["0 - f", "f + 0e0", "0e0 + f", "f - 0", "f + g", "g - f", "f - f"])
+def test_the_sign_of_zero_does_not_depend_on_partitions(tmp_path: Path, partitions: int, expression: str) -> None:
+    table = pl.DataFrame({"f": [0.0, -0.0, 1.5], "g": [-0.0, 0.0, 0.0]})
+    steps = f'  t: {{read: {{path: t.parquet, partitions: {partitions}}}}}\n  it: {{derive: {{y: "{expression}"}}}}\n'
+    answer = planned(tmp_path, steps, t=table).run("threads").outputs["it"].head["y"].to_list()
+    cells = [eval(expression, {"f": f, "g": g}) for f, g in table.rows()]
+    assert [(y, math.copysign(1, y)) for y in answer] == [(y, math.copysign(1, y)) for y in cells]
+
+
+@pytest.mark.parametrize("how", ["inner", "left"])
+def test_the_sign_of_zero_behind_a_join_with_one_row(tmp_path: Path, how: str) -> None:
+    left = pl.DataFrame({"k": [1], "f": [0.0]})
+    right = pl.DataFrame({"k": [1, 1, 1], "g": [0.0, 0.0, 2.0]})
+    steps = "  l: {read: l.parquet}\n  r: {read: r.parquet}\n  j: {from: [l, r], join: {on: k, how: %s}}\n" % how  # noqa: UP031
+    made = planned(tmp_path, f"{steps}  it: {{derive: {{y: 1 / (f - g)}}}}\n", l=left, r=right)
+    for layout in (Layout(), Layout(frozenset()), Layout(frozenset(PASSES) - {"broadcast"}, 16)):
+        assert execute(made.plan(), layout=layout).outputs["it"].head["y"].to_list() == [math.inf, math.inf, -0.5]
+
+
+def test_a_full_join_with_a_table_of_one_row_keeps_the_order(tmp_path: Path) -> None:
+    one = pl.DataFrame({"x": [1, 2, 3]})
+    other = pl.DataFrame({"k": [10, 20, 30], "y": [1, 2, 3]})
+    steps = "  l: {read: l.parquet}\n  n: {aggregate: {k: count(*)}}\n  b: {read: b.parquet}\n"
+    made = planned(tmp_path, f"{steps}  it: {{from: [n, b], join: {{on: k, how: full}}}}\n", l=one, b=other)
+    for layout in (Layout(), Layout(frozenset()), Layout(frozenset(PASSES), 3)):
+        assert execute(made.plan(), layout=layout).outputs["it"].head["k"].to_list() == [3, 10, 20, 30]
+    assert oracle(made.plan())["it"]["k"].to_list() == [3, 10, 20, 30]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_intervals_do_not_wrap(tmp_path: Path, unit: Any) -> None:
+    table = pl.DataFrame({"t": [datetime(1970, 1, 1), None], "n": [3_000_000, 1]}).with_columns(
+        pl.col("t").cast(pl.Datetime(unit))
+    )
+    for expression in ("t + INTERVAL (n) HOUR", "t + INTERVAL 3000000 HOUR"):
+        if unit == "ns":
+            with pytest.raises(DataError, match="does not fit int64"):
+                derived(tmp_path, table, expression)
+        else:
+            assert derived(tmp_path, table, expression) == [datetime(1970, 1, 1) + timedelta(hours=3_000_000), None]
+    assert derived(tmp_path, table, "t + INTERVAL 1500 MICROSECOND - INTERVAL 500 MICROSECOND") == [
+        datetime(1970, 1, 1, 0, 0, 0, 1000),
+        None,
+    ]
+    assert derived(tmp_path, table, "t - INTERVAL 90 MINUTE") == [datetime(1969, 12, 31, 22, 30), None]
+
+
+def test_decimals_are_rounded_in_integers(tmp_path: Path) -> None:
+    values = ["839165104808204.94", "99999999999999949.99", "-15.00", "-14.99", "5.00", "4.99", None]
+    table = pl.DataFrame({"m": [None if v is None else Decimal(v) for v in values]}, schema={"m": pl.Decimal(38, 2)})
+    for digits in (-1, -2, -17, -18):
+        answer = derived(tmp_path, table, f"round(m, {digits})")
+        t = table  # noqa: F841 - DuckDB reads it by its name
+        assert answer == [v for (v,) in duckdb.sql(f"select round(m, {digits}) from t").fetchall()]
+    wide = pl.DataFrame({"m": [Decimal("12345678901234567890123456789012345678")]}, schema={"m": pl.Decimal(38, 0)})
+    assert derived(tmp_path, wide, "round(m, -2)") == [Decimal("12345678901234567890123456789012345700")]
+    small = pl.DataFrame({"m": [Decimal("0.5")]}, schema={"m": pl.Decimal(38, 37)})
+    assert derived(tmp_path, small, "round(m, -2)") == [Decimal(0)]
+
+
+def test_the_greatest_time_of_a_group_without_any(tmp_path: Path) -> None:
+    table = pl.DataFrame({"k": [1, 2], "w": [time(10), None]})
+    steps = "  t: {read: t.parquet}\n  it: {window: {partition_by: k, low: min(w), high: max(w)}}\n"
+    answer = planned(tmp_path, steps, t=table).run("serial").outputs["it"].head
+    assert answer.select("low", "high").rows() == [(time(10), time(10)), (None, None)]
