@@ -14,11 +14,11 @@ fractions of integers. Infinities and NaN are summed apart: their sum does not d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
 import polars as pl
+from msgspec import Struct
 
 Class = Literal["exact", "ordered", "rows"]
 Reach = Literal["near", "far", "all"]
@@ -156,8 +156,7 @@ def _rounded(exact: Fraction) -> float:
 # ---- the table
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(Struct, frozen=True):
     """An aggregate function; `partial`, `combine` and `final` speak of state columns that start with the given name."""
 
     kind: Class

@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import polars as pl
 import xxhash
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from pipelines import events, kernel
 from pipelines.errors import Issue, MachineError, machine_error, redacted
@@ -52,8 +53,7 @@ class Damaged(MachineError):
     """A partition of the store is not what its manifest says. It exists no more; what needs it is computed again."""
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(Struct, frozen=True):
     """What a partition is called in a store."""
 
     folder: str
@@ -69,8 +69,7 @@ class Name:
         return f"{self.path}.{manifest.checksum[:16]}.parquet"
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """What a store says of a partition."""
 
     key: str
@@ -108,8 +107,7 @@ def _check(facts: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True)
-class Store:
+class Store(Struct, frozen=True):
     """A folder of this machine, or of any file system that fsspec knows, by its URL. Small: it travels with the tasks."""
 
     url: str
@@ -324,8 +322,7 @@ def store_of(spec: Spec) -> Store:
 # ---- tasks
 
 
-@dataclass(frozen=True)
-class Keep:
+class Keep(Struct, frozen=True):
     """The end of a task whose partition is kept. One that somebody kept meanwhile is not computed again."""
 
     method: Any
@@ -363,8 +360,7 @@ def given_back(frame: pl.DataFrame) -> Any:
     return unpacked(frame)
 
 
-@dataclass(frozen=True)
-class Load:
+class Load(Struct, frozen=True):
     """A partition from the store."""
 
     store: Store
@@ -380,12 +376,11 @@ class Load:
 # ---- what is there
 
 
-@dataclass(frozen=True)
-class Durable:
+class Durable(Struct, frozen=True):
     """The store as one run sees it."""
 
     store: Store
-    found: Mapping[str, Mapping[int, Manifest]] = field(default_factory=dict)
+    found: Mapping[str, Mapping[int, Manifest]] = {}
     """Stage key: partitions that are there."""
     doubts: tuple[str, ...] = ()
     """What is there and not trusted, in words."""

@@ -16,16 +16,16 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from pipelines.errors import Issue, MachineError, did_you_mean
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(Struct, frozen=True):
     """One of the project's modules."""
 
     name: str
@@ -34,8 +34,7 @@ class Module:
     is_package: bool
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(Struct, frozen=True):
     """Modules of a project, by content."""
 
     modules: tuple[Module, ...]
@@ -48,8 +47,7 @@ class Code:
         return self.digest, tuple(module.path for module in self.modules)
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(Struct, frozen=True):
     """A function by name, and the key of the code that it is part of; small, because it travels with the tasks."""
 
     module: str

@@ -9,12 +9,13 @@ import re
 import socket
 import threading
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
 from urllib.parse import quote
 
+from msgspec import Struct
+from msgspec.structs import replace
 
-@dataclass(frozen=True, order=True)
-class Place:
+
+class Place(Struct, frozen=True, order=True):
     """A position in a text file; line and column count from 1."""
 
     file: str
@@ -25,8 +26,7 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True)
-class Issue:
+class Issue(Struct, frozen=True):
     """One mistake: where it is (when it has a place), what is wrong, what to do."""
 
     message: str

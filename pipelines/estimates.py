@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 
 import polars as pl
+from msgspec import Struct
 
 from pipelines import kernel
 from pipelines.plan import Node, Plan
@@ -29,8 +29,7 @@ _PROBE = 64
 UNKNOWN = "unknown: taken as its input"
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """Of one step's table."""
 
     rows: float
@@ -42,7 +41,7 @@ class Estimate:
     """Some rows of the table."""
     exact: bool = False
     """Whether the number of rows is known, not estimated."""
-    widths: Mapping[str, float] = field(default_factory=dict)
+    widths: Mapping[str, float] = {}
     """Mean bytes per row of each column."""
     places: pl.Series | None = None
     """Of each sampled row: the number of the stretch of neighbouring rows that it is from. Stretches with successive

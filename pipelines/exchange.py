@@ -20,12 +20,12 @@ import uuid
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from pipelines.errors import machine_error
 from pipelines.files import under_way
@@ -45,8 +45,7 @@ Shares = list[list[tuple[int, int, int]]]
 # ---- where rows wait
 
 
-@dataclass(frozen=True)
-class Room:
+class Room(Struct, frozen=True):
     """Where rows wait: up to `limit` bytes in this process's memory, else in files in `folder`."""
 
     folder: str
@@ -108,8 +107,7 @@ def _remove_unless_used(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class Parcel:
+class Parcel(Struct, frozen=True, dict=True, weakref=True):
     """One partition's rows, cut into slots."""
 
     rows: tuple[int, ...]
@@ -187,8 +185,7 @@ def apart(frame: pl.DataFrame) -> pl.DataFrame:
 # ---- cutting
 
 
-@dataclass(frozen=True)
-class Hash:
+class Hash(Struct, frozen=True):
     """By the hash of the keys, cast to `types`: equal keys meet in one slot, in every process of one Polars version."""
 
     keys: tuple[str, ...]
@@ -216,8 +213,7 @@ class Hash:
         return pack([together[start:end] for start, end in itertools.pairwise(ends)], self.room, None, None)
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(Struct, frozen=True):
     """Sorted, and cut into blocks of about equal size."""
 
     order: Order
@@ -245,8 +241,7 @@ def numbered(frame: pl.DataFrame, name: str, partition: int) -> pl.DataFrame:
 # ---- sharing out
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(Struct, frozen=True):
     """Which slots each reader of a hash exchange takes.
 
     Small slots are put together. A slot that holds much more than its share, because a key is frequent, goes to several readers
@@ -288,8 +283,7 @@ class Share:
         return [sorted(units) for units in found]
 
 
-@dataclass(frozen=True)
-class Cuts:
+class Cuts(Struct, frozen=True):
     """Where to cut sorted parcels, so that every reader gets about as many rows."""
 
     order: Order

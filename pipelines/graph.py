@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 from dask._task_spec import List, Task, TaskRef
 from dask.base import DaskMethodsMixin
 from dask.sizeof import sizeof
+from msgspec import Struct
 
 from pipelines.errors import DataError, Issue
 from pipelines.exchange import Parcel, Room
@@ -49,8 +49,7 @@ def needed(graph: Graph, keys: Iterable[Key]) -> Graph:
     return found
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """A task that Dask made: what NumPy refuses is said as what the data did."""
 
     function: Any

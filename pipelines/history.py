@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from msgspec import Struct
 from pydantic import AllowInfNan, BaseModel, ConfigDict
 
 from pipelines.errors import ConfigError, Issue, did_you_mean
@@ -20,8 +20,7 @@ from pipelines.stores import columns
 from pipelines.types import size_text
 
 
-@dataclass(frozen=True)
-class Past:
+class Past(Struct, frozen=True):
     """A run that was: what its record says."""
 
     folder: Path

@@ -9,11 +9,13 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pipelines import events, kernel
 from pipelines.checkpoint import Durable, Load
@@ -55,8 +57,7 @@ _SLOW = set[tuple[str, ...]]()
 """Steps with values that the fastest way is not for: this process does not try it again, for each try reads the partition."""
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(Struct, frozen=True):
     """What a stage does with a partition."""
 
     steps: tuple[str, ...]
@@ -176,8 +177,7 @@ class Program:
         )
 
 
-@dataclass(frozen=True)
-class Combine:
+class Combine(Struct, frozen=True):
     """Several partitions' states → one."""
 
     program: Program
@@ -186,8 +186,7 @@ class Combine:
         return self.program.together(frames)
 
 
-@dataclass(frozen=True)
-class Ship:
+class Ship(Struct, frozen=True):
     """The end of a stage whose rows go into an exchange: one task computes a partition and cuts it."""
 
     method: Any
@@ -198,8 +197,7 @@ class Ship:
         return self.cutter(self.method(*given), self.index)
 
 
-@dataclass(frozen=True)
-class Receive:
+class Receive(Struct, frozen=True):
     """The beginning of a stage behind a hash exchange: of each side the slots that are this reader's."""
 
     program: Program
@@ -219,8 +217,7 @@ class Receive:
         return self.program.tables(*frames, *others)
 
 
-@dataclass(frozen=True)
-class Merge:
+class Merge(Struct, frozen=True):
     """The beginning of a stage behind a range exchange: the rows between this reader's points."""
 
     program: Program
@@ -232,8 +229,7 @@ class Merge:
         return self.program.together(found, *others)
 
 
-@dataclass(frozen=True)
-class Together:
+class Together(Struct, frozen=True):
     """The partitions of a table as one."""
 
     schema: Schema
@@ -242,8 +238,7 @@ class Together:
         return pl.concat(frames, rechunk=True) if frames else pl.DataFrame(schema=dict(self.schema))
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """A stage's task: tried again where what failed may pass, and told of when it is done."""
 
     method: Any
@@ -258,8 +253,7 @@ class Attempt:
         return result
 
 
-@dataclass(frozen=True)
-class Ahead:
+class Ahead(Struct, frozen=True):
     """A task that reads a partition, and has the disk read the one that comes up when it is done."""
 
     method: Any
@@ -271,8 +265,7 @@ class Ahead:
         return self.method(*given)
 
 
-@dataclass(frozen=True)
-class Own:
+class Own(Struct, frozen=True):
     """A task of a step that makes its own: tried again as others are; what it finds wrong has the step's place."""
 
     function: Callable[..., Any]
@@ -310,8 +303,7 @@ def _measured(result: pl.DataFrame | Parcel | Part) -> tuple[int, int]:
     return len(result), int(result.estimated_size())
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """What a sink's task leaves: how many rows, the first of them, and the file under its temporary name."""
 
     rows: int
@@ -324,8 +316,7 @@ class Part:
     """The file itself, as bytes, where the task could not write it to where it has to be."""
 
 
-@dataclass(frozen=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """The end of a stage that leaves the graph: writes the partition, or only looks at it."""
 
     method: Any
@@ -403,14 +394,13 @@ def temporary(path: Path, mark: str) -> Path:
     return path.with_name(f".{path.name}.{mark}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-@dataclass(frozen=True)
-class Lowered:
+class Lowered(Struct, frozen=True):
     """The tasks of every stage, and the keys of its partitions."""
 
     graph: Graph
     keys: dict[str, list[Key]]
     """Stage key: its partitions' keys in order; those of a stage whose rows all go into one exchange are parcels."""
-    parts: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, str] = {}
     """The tasks' names of a step that makes several of its own: the stage's key."""
 
     def table(self, stages: Sequence[Stage], graph: Graph | None = None) -> Table:
@@ -428,8 +418,7 @@ class Lowered:
         return [key for stage in link.stages for key in self.keys[stage.key]]
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """How the tables that leave the graph end: where a run writes and how many rows of each it shows."""
 
     folder: str
@@ -715,8 +704,7 @@ def pick(parcel: Parcel, index: int, shares: Shares, reader: int) -> Parcel:
     return Parcel(tuple(n if i in wanted else 0 for i, n in enumerate(parcel.rows)), frames)
 
 
-@dataclass(frozen=True)
-class Between:
+class Between(Struct, frozen=True):
     """Of one parcel the rows between one reader's points: these alone travel."""
 
     reader: int
@@ -728,8 +716,7 @@ class Between:
         return Parcel(tuple(map(len, frames)), frames)
 
 
-@dataclass(frozen=True)
-class Picked:
+class Picked(Struct, frozen=True):
     """The beginning of a stage behind a range exchange whose rows were picked."""
 
     program: Program

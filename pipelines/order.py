@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(Struct, frozen=True):
     """In which order rows are: NULL last, NaN after every number, equal ones as they came."""
 
     by: tuple[str, ...]

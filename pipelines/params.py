@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from pipelines.errors import ConfigError, Issue, Place, did_you_mean
 from pipelines.source import Node, parse_yaml, substitute

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 import polars as pl
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pipelines import kernel
 from pipelines.plan import Node, Plan, digest
@@ -17,8 +18,7 @@ from pipelines.work import Work
 PASSES = ("shared", "filters", "columns", "order", "partial", "broadcast", "placement")
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True):
     """What may be chosen in any way; tests choose."""
 
     passes: frozenset[str] = frozenset(PASSES)

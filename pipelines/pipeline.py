@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from pipelines.errors import ConfigError, PipelineError
 from pipelines.plan import Plan, make_plan
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from pipelines.run import Result
 
 
-@dataclass(frozen=True)
-class Pipeline:
+class Pipeline(Struct, frozen=True, dict=True):
     """A loaded config. Nothing has been read but headers and samples, nothing has run."""
 
     spec: Spec

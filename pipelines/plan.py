@@ -7,11 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pipelines import kernel
 from pipelines.code import Function
@@ -25,8 +26,7 @@ from pipelines.versions import version
 from pipelines.work import Output, Work
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(Struct, frozen=True):
     """A step in the plan."""
 
     name: str
@@ -75,8 +75,7 @@ class Node:
         return self.bound.gives if isinstance(self.bound, Work) else Nothing() if self.output else Value()
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     spec: Spec
     nodes: Mapping[str, Node]
 

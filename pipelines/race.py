@@ -16,7 +16,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -24,6 +23,7 @@ from xml.sax.saxutils import escape
 import polars as pl
 import psutil
 from dask.system import CPU_COUNT
+from msgspec import Struct
 
 from pipelines.errors import ConfigError, DataError, Issue, MachineError, PipelineError, did_you_mean
 from pipelines.pipeline import load
@@ -40,8 +40,7 @@ _EVERY = 0.1  # seconds from one look at the memory to the next
 _STOP = 20.0  # seconds that a run has to end after Ctrl-C
 
 
-@dataclass(frozen=True)
-class Lap:
+class Lap(Struct, frozen=True):
     """One run: a whole process, with all that it starts."""
 
     executor: str
@@ -58,8 +57,7 @@ class Lap:
     """The peak of the process tree, in bytes, without mapped files."""
 
 
-@dataclass(frozen=True)
-class Lane:
+class Lane(Struct, frozen=True):
     """An executor's laps, in medians; memory: the highest."""
 
     laps: tuple[Lap, ...]
@@ -94,8 +92,7 @@ class Lane:
         return max(lap.memory for lap in self.laps)
 
 
-@dataclass(frozen=True)
-class Race:
+class Race(Struct, frozen=True):
     """What a race showed. The answers of all runs were equal."""
 
     name: str
@@ -180,8 +177,7 @@ def _removed() -> Iterator[list[Path]]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class _Answer:
+class _Answer(Struct, frozen=True):
     """One end's answer: a file or a folder, and what is in it."""
 
     path: Path

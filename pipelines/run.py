@@ -13,11 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pipelines import checkpoint, report
 from pipelines.checkpoint import Damaged, Durable, Load, store_of
@@ -59,8 +60,7 @@ _LEFT = re.compile(r"(\.[0-9a-f]{8}){2}\.(tmp|old)")
 """How names go on that `temporary` gives."""
 
 
-@dataclass(frozen=True)
-class Produced:
+class Produced(Struct, frozen=True):
     """One end of a pipeline: a table that was written, or only looked at."""
 
     step: str
@@ -71,8 +71,7 @@ class Produced:
     metrics: Mapping[str, float] | None = None
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(Struct, frozen=True):
     """What a run did."""
 
     folder: Path
@@ -83,8 +82,7 @@ class Result:
     """Source step: rows that it left out; those that are kept are in the run's folder, `bad_rows/<step>.csv`."""
 
 
-@dataclass(frozen=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     """What a run is asked for beside the plan."""
 
     executor: str | None

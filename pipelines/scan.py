@@ -27,12 +27,13 @@ import stat
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 import polars as pl
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pipelines.errors import ConfigError, DataError, Issue, did_you_mean, machine_error, of_machine
 from pipelines.files import written
@@ -57,8 +58,7 @@ _T = TypeVar("_T")
 _BROKEN = (OSError, EOFError, lzma.LZMAError, zlib.error)  # what unpacking a damaged archive raises
 
 
-@dataclass(frozen=True)
-class Csv:
+class Csv(Struct, frozen=True):
     """How CSV text is to be read."""
 
     separator: str = ","
@@ -80,8 +80,7 @@ class Csv:
         return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig", "ascii")
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A part of one file: bytes of a CSV (the whole file: 0 to its size), or rows of a Parquet file."""
 
     path: str
@@ -95,8 +94,7 @@ class Piece:
 Partition = tuple[Piece, ...]
 
 
-@dataclass(frozen=True)
-class FileInfo:
+class FileInfo(Struct, frozen=True):
     """What tells that a file has changed."""
 
     path: str
@@ -119,8 +117,7 @@ def linked(paths: Iterable[str], root: str | Path) -> dict[str, tuple[str, ...]]
     return found
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(Struct, frozen=True):
     """What a source shows of its table before it is read."""
 
     rows: float
@@ -138,8 +135,7 @@ class _OddRows(pl.exceptions.PolarsError):
     """Stops a query from within; `Source.diagnose` finds the row."""
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """How to read any partition; small, because it travels with the tasks."""
 
     format: str
@@ -756,21 +752,23 @@ class Source:
         if bad is None:
             return self._quote_issue(piece, odd)
         at, c = bad
-        value, dtype = texts[c][at], dtype_name(self.schema[c])
-        if form := dict(self.csv.dates).get(c):
-            what, remedy = f"{value!r} does not match {form!r}", f"correct the format in `dates: {{{c}: ...}}`"
-        elif isinstance(self.schema[c], pl.Datetime) and bool(_ZONED.fullmatch(value)) == ("," not in dtype):
+        what, remedy = self._refusal(c, texts[c][at])
+        return Issue(f"{name}: row {self._row(piece, at)}, column {c!r}: {what}", remedy)
+
+    def _refusal(self, column: str, value: str) -> tuple[str, str]:
+        """Of a value that is not of its column's type: what is wrong, and what to do."""
+        dtype = dtype_name(self.schema[column])
+        if form := dict(self.csv.dates).get(column):
+            what, remedy = f"{value!r} does not match {form!r}", f"correct the format in `dates: {{{column}: ...}}`"
+        elif isinstance(self.schema[column], pl.Datetime) and bool(_ZONED.fullmatch(value)) == ("," not in dtype):
             what = f"{value!r} is not {dtype}: " + ("it has no offset" if "," in dtype else "an offset is not dropped")
-            remedy = f"declare `dtypes: {{{c}: " + ("datetime}`" if "," in dtype else '"datetime[us,UTC]"}`')
-        elif _iso(self.schema[c]):
-            what, remedy = f"{value!r} is not {dtype}", f"give the format in `dates: {{{c}: ...}}`"
+            remedy = f"declare `dtypes: {{{column}: " + ("datetime}`" if "," in dtype else '"datetime[us,UTC]"}`')
+        elif _iso(self.schema[column]):
+            what, remedy = f"{value!r} is not {dtype}", f"give the format in `dates: {{{column}: ...}}`"
         else:
             likely = "float64" if "int" in dtype and re.fullmatch(r"\s*-?\d+\.\d*", value) else "string"
-            what, remedy = f"{value!r} is not {dtype}", f"declare `dtypes: {{{c}: {likely}}}`"
-        return Issue(
-            f"{name}: row {self._row(piece, at)}, column {c!r}: {what}",
-            f"{remedy}, or add the value to `null_values`, or set `bad_rows`",
-        )
+            what, remedy = f"{value!r} is not {dtype}", f"declare `dtypes: {{{column}: {likely}}}`"
+        return what, f"{remedy}, or add the value to `null_values`, or set `bad_rows`"
 
     def _quote_issue(self, piece: Piece, odd: tuple[int, int] | None) -> Issue | None:
         if odd is None:
@@ -798,8 +796,7 @@ class Source:
         return None
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Struct, frozen=True):
     """What `discover` found: the source, its partitions, and what was assumed on the way."""
 
     source: Source
@@ -807,7 +804,7 @@ class Found:
     files: tuple[FileInfo, ...]
     sampled: Mapping[str, pl.DataType]  # the types that were guessed
     notes: tuple[str, ...] = ()
-    input_bytes: int = field(default=0)
+    input_bytes: int = 0
 
 
 def discover(
@@ -1153,7 +1150,7 @@ def _byte(char: str) -> bytes:
 
 def _has(path: str, byte: bytes) -> bool:
     """Is there such a byte in the file? Read in blocks: to map it would hold Python's lock while its pages are."""
-    block = bytearray(_ARRAYS_BLOCK >> 2)
+    block = bytearray(_ARRAYS_BLOCK)
     with open(path, "rb", buffering=0) as f:
         while size := f.readinto(block):
             if block.find(byte, 0, size) >= 0:
@@ -1400,20 +1397,26 @@ def _sample(
     csv: Csv,
     root: Path,
 ) -> tuple[dict[str, pl.DataType], list[str]]:
-    """The types of columns that are not `given`, from rows at the head, middle and tail of some files."""
+    """The types of columns that are not `given`, and what does not fit those that are, from rows at the head, middle and
+    tail of some files."""
     n = min(len(infos), _SAMPLE_FILES)
     chosen = sorted({i * (len(infos) - 1) // max(n - 1, 1) for i in range(n)})
     columns = [name for name in names if name not in given]
-    if not columns:
+    declared = {c: given[c] for c in names if c in given and given[c] != pl.String and csv.bad_rows == "error"}
+    if not columns and not declared:
         return {}, []
     alike = dict[tuple[str, ...], list[bytes]]()
     size = min(_SAMPLE_BYTES, max(_SAMPLE_BYTES // 4, _SAMPLE // n))
     for i in chosen:
         alike.setdefault(tuple(heads[i][0]), []).extend(_chunks(infos[i], heads[i], csv, size))
     frames = [frame for own, chunks in alike.items() for frame in _texts(own, chunks, csv)]
-    rows = pl.concat([pl.DataFrame(schema=dict.fromkeys(names, pl.String())), *frames], how="diagonal").select(columns)
-    if not rows.height and any(chunk for chunks in alike.values() for chunk in chunks):
+    found = pl.concat([pl.DataFrame(schema=dict.fromkeys(names, pl.String())), *frames], how="diagonal")
+    if not found.height and any(chunk for chunks in alike.values() for chunk in chunks):
         return dict.fromkeys(columns, pl.String()), ["no rows could be sampled: its quotes do not fit together"]
+    refused = _refused(found.select(list(declared)), declared, csv)
+    if not columns:
+        return {}, refused
+    rows = found.select(columns)
     filled = rows.select(pl.when(pl.all() != "").then(pl.all()))  # a quoted empty field says nothing of the type
     values = filled.with_columns(rows[c] for c in columns if filled[c].null_count() == rows.height)
     if csv.decimal == ",":
@@ -1424,7 +1427,23 @@ def _sample(
     else:
         types = _types_of(values)
     notes = [f"column {c!r} {note}" for c in columns if (note := _doubt(values[c].drop_nulls(), types[c], csv))]
-    return types, notes
+    return types, refused + notes
+
+
+def _refused(texts: pl.DataFrame, declared: Mapping[str, pl.DataType], csv: Csv) -> list[str]:
+    """What a run will say that reads these columns."""
+    if not declared:
+        return []
+    dates = tuple((c, form) for c, form in csv.dates if c in declared)
+    source = Source("csv", replace(csv, dates=dates, missing=None), declared)
+    body = texts.write_csv(include_header=False, separator=csv.separator, quote_char=csv.quote or '"').encode()
+    texts, values = source._texts_and_values(Piece("", 0, len(body)), body)
+    notes = list[str]()
+    for c in declared:
+        if len(odd := texts[c].filter(source._lost(c, texts, values))):
+            what, remedy = source._refusal(c, odd[0])
+            notes.append(f"column {c!r}: {what}, so a run that reads it fails: {remedy}")
+    return notes
 
 
 def _chunks(info: FileInfo, head: Head, csv: Csv, size: int = _SAMPLE_BYTES, whole: bool = False) -> Iterator[bytes]:

@@ -9,11 +9,12 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pipelines.errors import ConfigError, Issue, Place, did_you_mean, keep_secret
 
@@ -36,13 +37,12 @@ _LONGEST = 1000
 RUN = "${run}"
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(Struct, frozen=True):
     """A value of the YAML text: a scalar, a tuple of nodes or a mapping to nodes, and where it stands."""
 
     value: Scalar | tuple[Node, ...] | dict[str, Node]
     place: Place
-    keys: Mapping[str, Place] = field(default_factory=dict)
+    keys: Mapping[str, Place] = {}
     """Of a mapping: where each key stands."""
     lines: tuple[Place, ...] = ()
     """Of a text written as it is read: where each of its lines starts."""

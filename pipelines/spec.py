@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
@@ -173,8 +173,7 @@ class StoreOptions(BaseModel):
         return url
 
 
-@dataclass(frozen=True)
-class StepSpec:
+class StepSpec(Struct, frozen=True):
     name: str
     step: Step
     inputs: tuple[str, ...]
@@ -186,8 +185,7 @@ class StepSpec:
     place: Place
 
 
-@dataclass(frozen=True)
-class Spec:
+class Spec(Struct, frozen=True):
     name: str
     description: str
     path: Path

@@ -6,11 +6,13 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import polars as pl
+from msgspec import Struct
+from msgspec.structs import replace
 
 from pipelines import passes
 from pipelines.errors import ConfigError
@@ -36,8 +38,7 @@ _SHRUNK = 0.25
 """Partial results pay when there are at most so many of them for each row."""
 
 
-@dataclass(frozen=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """How a stage's partitions are made of those of the stages before it.
 
     none: one of one. gather: one of all, in order. tree: one of all, `combine`d in groups on the way. broadcast: every
@@ -57,8 +58,7 @@ class Exchange:
     """The number of the first partition among those of all inputs."""
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(Struct, frozen=True):
     """What an exchange takes partitions from: these stages', one after another."""
 
     stages: tuple[Stage, ...]
@@ -71,8 +71,7 @@ class Link:
         return sum(stage.count for stage in self.stages)
 
 
-@dataclass(frozen=True)
-class With:
+class With(Struct, frozen=True):
     """What is done to two tables, of which one is that of a link."""
 
     join: Callable[[pl.LazyFrame, pl.LazyFrame, bool], pl.LazyFrame]
@@ -88,8 +87,7 @@ class With:
         return self.join(*((other, frame) if self.flipped else (frame, other)), self.ordered)
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """Steps that run as one query, partition by partition."""
 
     name: str
@@ -137,8 +135,7 @@ class Stage:
         return tuple(stage for link in self.links for stage in link.stages)
 
 
-@dataclass(frozen=True)
-class Staged:
+class Staged(Struct, frozen=True):
     """All stages that the targets need, in order, and which of them hold which step's table."""
 
     plan: Plan
@@ -148,12 +145,11 @@ class Staged:
     """Step (checkpoint, target or sink): the stages whose partitions, one after another, it is. A union leaves several."""
     notes: tuple[tuple[str, str], ...] = ()
     """(pass, what it did)."""
-    durable: Mapping[str, str] = field(default_factory=dict)
+    durable: Mapping[str, str] = {}
     """Stage key: the step (checkpoint: disk) whose table its partitions are, or whose states."""
 
 
-@dataclass(frozen=True)
-class _Chain:
+class _Chain(Struct, frozen=True):
     """A stage still open at its end."""
 
     steps: tuple[str, ...]
@@ -539,8 +535,7 @@ class _Cutter:
         return replace(chain, steps=steps, means=digest(chain.means, node.own)).close(sink=output)
 
 
-@dataclass(frozen=True)
-class Either:
+class Either(Struct, frozen=True):
     """The number of a row that came from either side of a join."""
 
     number: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from msgspec import Struct
 
 from pipelines import kernel
 from pipelines.errors import ConfigError, DataError, Issue, Place
@@ -25,8 +25,7 @@ _SMALL = 8 << 20
 _SCHEMA = "pipelines.schema.json"
 
 
-@dataclass(frozen=True)
-class _Looked:
+class _Looked(Struct, frozen=True):
     """The data as a `read` step sees it: its options beside the path, what it gives, and some rows."""
 
     options: dict[str, Any]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from msgspec import Struct
 
 from pipelines.aggregates import canonical
 from pipelines.order import Order
@@ -26,8 +26,7 @@ State = tuple[Values, ...]
 _BLOCK = 1 << 15
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(Struct, frozen=True):
     """Whole groups among the sorted rows; places are counted from the block's first row."""
 
     first: int

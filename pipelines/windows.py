@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
+from msgspec import Struct
 
 from pipelines.order import Order
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """Which rows around a row are seen. rows: from `low` to `high` rows after it (negative: before). range: rows whose place in
     the order lies between; 0 is the row's own place, with its peers, a text the column that holds the first value. None: no bound."""
 
@@ -20,8 +19,7 @@ class Frame:
     high: int | None
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(Struct, frozen=True):
     """One window function; `of` is its argument's column, `name` the result's."""
 
     function: str
@@ -58,8 +56,7 @@ def numbered(table: pl.DataFrame) -> tuple[pl.DataFrame, str]:
     return table.with_row_index(name), name
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(Struct, frozen=True):
     """Of a struct of columns: whether a row is among the first or last of its group."""
 
     keys: tuple[str, ...]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from msgspec import Struct
+
 from pipelines.code import Code
 from pipelines.errors import Issue, MachineError
 from pipelines.graph import Graph, Key, Table
@@ -25,8 +27,7 @@ class Timing:
     running: bool = False
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """How long the tasks of one name may take together."""
 
     step: str

@@ -9,7 +9,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +17,7 @@ from distributed import Client, KilledWorker
 from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
 from distributed.comm.core import CommClosedError
 from distributed.diagnostics.plugin import WorkerPlugin
+from msgspec import Struct
 
 from pipelines.code import Code, provide
 from pipelines.errors import Issue, MachineError, PipelineError, keep_secret, kept_secrets
@@ -33,8 +33,7 @@ _DEATHS = 3
 _SECONDS = 10
 
 
-@dataclass(frozen=True)
-class File:
+class File(Struct, frozen=True):
     """A file that travels: to the same path, with the same time of its last change, for a plan knows it by these."""
 
     path: Path

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import polars as pl
+from msgspec import Struct
+from msgspec.structs import replace
 from sqlglot import exp
 
 from pipelines.errors import did_you_mean
@@ -41,8 +42,7 @@ OnAggregate = Callable[[str, Typed | None, bool, pl.Expr | None, float | None], 
 aggregate's value."""
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """What OVER says: rows or places in the order, counted from the row (negative: before). None: no bound."""
 
     unit: Literal["rows", "range"]
@@ -55,13 +55,12 @@ OnWindow = Callable[[str, Sequence[Typed], pl.Expr | None, Frame | None], Typed]
 """(function, arguments, none for count(*), the rows that FILTER lets through, the frame in OVER) -> the function's value."""
 
 
-@dataclass(frozen=True)
-class Expression:
+class Expression(Struct, frozen=True):
     """A parsed expression; `columns` are the names it reads."""
 
     text: str
     columns: frozenset[str]
-    _tree: exp.Expr = field(compare=False, repr=False)
+    _tree: exp.Expr
 
     def bind(self, schema: Schema, on_aggregate: OnAggregate | None = None, on_window: OnWindow | None = None) -> Typed:
         try:
@@ -142,8 +141,7 @@ _INSTEAD: dict[type[exp.Expr], str] = {
 }
 
 
-@dataclass(frozen=True)
-class _Binder:
+class _Binder(Struct, frozen=True):
     schema: Schema
     on_aggregate: OnAggregate | None
     on_window: OnWindow | None

@@ -6,9 +6,9 @@ import difflib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import polars as pl
+from msgspec import Struct
 
 from pipelines.errors import did_you_mean
 from pipelines.expressions.operators import UNITS, arithmetic, compare, days, divided
@@ -37,8 +37,7 @@ from pipelines.types import dtype_name
 Builder = Callable[..., Typed]
 
 
-@dataclass(frozen=True)
-class Function:
+class Function(Struct, frozen=True):
     """`takes`: kinds of arguments; `?` may be left out, `'...'` must be a literal, `...` repeats the last one."""
 
     takes: str

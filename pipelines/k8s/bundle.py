@@ -7,9 +7,11 @@ import json
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from pipelines.code import collect
 from pipelines.errors import ConfigError, Issue
@@ -22,8 +24,7 @@ MOST = 1_000_000
 _ORDER = "run.json"
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(Struct, frozen=True):
     """What the job's pod is told to do."""
 
     root: str
@@ -65,7 +66,7 @@ def packed(spec: Spec, overlays: Sequence[Path], params: Sequence[str], versions
     order = Order(str(spec.root), tuple(args), times, tuple(spec.executor.kubernetes.volumes), versions)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:xz") as archive:
-        for name, content in {_ORDER: json.dumps(order.__dict__).encode(), **contents}.items():
+        for name, content in {_ORDER: json.dumps(asdict(order)).encode(), **contents}.items():
             entry = tarfile.TarInfo(f"project/{name}" if name != _ORDER else name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))

@@ -66,7 +66,7 @@ def _note(text: str) -> None:
 
 def _overridden(spec: Spec, options: argparse.Namespace) -> Spec:
     """With what the command line says of image, namespace and context."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     given = {name: getattr(options, name) for name in ("image", "namespace", "context") if getattr(options, name)}
     kubernetes = spec.executor.kubernetes.model_copy(update=given)

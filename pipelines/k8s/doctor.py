@@ -11,8 +11,9 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from pipelines.errors import Issue, MachineError, PipelineError, redacted
 from pipelines.k8s import bundle, manifests

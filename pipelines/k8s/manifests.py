@@ -7,13 +7,13 @@ import importlib.util
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from dask.utils import parse_bytes
+from msgspec import Struct
 
 from pipelines.errors import ConfigError, Issue
 from pipelines.k8s.api import DASK, Object
@@ -37,8 +37,7 @@ _ROUTES = (  # what the operator asks (api), Prometheus, probes and people; with
 _SYSTEM = ("/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/root", "/run", "/sbin", "/sys", "/tmp", "/usr", "/var")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """What all pods of a run share."""
 
     name: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from pipelines.errors import Issue, MachineError
 from pipelines.k8s.api import ApiError, Kube, Object
@@ -30,8 +31,7 @@ _IMAGE = (
 )
 
 
-@dataclass(frozen=True)
-class State:
+class State(Struct, frozen=True):
     """What the pods of one cluster are up to."""
 
     pods: Sequence[Object]
