@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,20 +23,31 @@ def seconds(value: float) -> str:
 
 
 def table(frame: pl.DataFrame, rows: int) -> str:
-    """The frame as a plain table; `rows` is how many the whole table has."""
-    with pl.Config(
-        tbl_rows=-1,
-        tbl_cols=-1,
-        tbl_hide_dataframe_shape=True,
-        tbl_formatting="UTF8_BORDERS_ONLY",
-        tbl_hide_column_data_types=False,
-        tbl_width_chars=160,
-        fmt_str_lengths=60,
-        fmt_float="full",
-    ):
-        text = str(frame)
-    more = f"\n({rows:,} row{'s' * (rows != 1)}{' in all' * (rows > len(frame))})"
-    return text + more
+    """The frame as a plain table, with shorter texts and then without its middle columns where the terminal is narrower;
+    `rows` is how many the whole table has."""
+    width = shutil.get_terminal_size((160, 0)).columns
+
+    def drawn(columns: int, texts: int, wide: int = 60_000) -> str:
+        with pl.Config(
+            tbl_rows=-1,
+            tbl_cols=columns,
+            tbl_hide_dataframe_shape=True,
+            tbl_formatting="UTF8_BORDERS_ONLY",
+            tbl_hide_column_data_types=False,
+            tbl_width_chars=wide,
+            fmt_str_lengths=texts,
+            fmt_float="full",
+        ):
+            return str(frame)
+
+    def too_wide(columns: int, texts: int) -> bool:
+        return len(drawn(columns, texts).split("\n", 1)[0]) > width
+
+    few = min(2, frame.width)
+    texts = 30 if too_wide(frame.width, 60) else 60
+    shown = few + bisect.bisect_left(range(few, frame.width), True, key=lambda n: too_wide(n + 1, texts))
+    more = f"\n({rows:,} row{'s' * (rows != 1)}{' in all' * (rows > len(frame))}"
+    return drawn(shown, texts, width) + more + (f"; {shown} of {frame.width} columns)" if shown < frame.width else ")")
 
 
 @contextmanager

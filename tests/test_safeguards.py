@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipelines import ConfigError, load
+from pipelines import ConfigError, DataError, load
 from pipelines.cli import main
 from pipelines.pipeline import Pipeline
+from pipelines.report import table
 
 Make = Callable[..., Pipeline]
 
@@ -86,6 +88,39 @@ def test_columns_that_are_almost_numbers_or_dates_are_told(tmp_path: Path, value
     assert [text for text in plan.notes if note and note in text] or (not note and not plan.notes)
     declared = planned(tmp_path, "  p: {read: {path: a.csv, dtypes: {v: string}}}\n").plan()
     assert not declared.notes
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "note"),
+    [
+        ("dtypes: {v: int64}", ["1", "2.5"], "'2.5' is not int64, so a run that reads it fails: declare `dtypes: {v: float64}`"),
+        ("dtypes: {v: int8}", ["1", "300"], "'300' is not int8"),
+        ("dtypes: {v: float64}", ["1", "1e999"], "'1e999' is not float64"),
+        ("dtypes: {v: date}", ["2024-01-01", "01.02.2024"], "'01.02.2024' is not date, so a run that reads it fails: give the format"),
+        ('dates: {v: "%d.%m.%Y"}', ["01.02.2024", "2024-01-01"], "'2024-01-01' does not match '%d.%m.%Y'"),
+        ('dtypes: {v: "decimal(10,2)"}', ["1.25", "1.255"], "'1.255' is not decimal"),
+        ("dtypes: {v: time}", ["12:30:00", "noon"], "'noon' is not time"),
+        ("dtypes: {v: boolean}", ["true", "2"], "'2' is not boolean"),
+        ("dtypes: {v: int64}", ["1", '""', "", "3"], ""),
+        ("dtypes: {v: int64}, null_values: [n/a]", ["1", "n/a"], ""),
+        ("dtypes: {v: int64}, bad_rows: drop", ["1", "x"], ""),
+        ("dtypes: {v: string}", ["1", "x"], ""),
+        ('dates: {v: "%d.%m.%Y"}', ["01.02.2024", '""'], ""),
+    ],
+)  # fmt: skip
+def test_values_that_a_declared_type_does_not_take_are_told_before_a_run(
+    tmp_path: Path, option: str, values: list[str], note: str
+) -> None:
+    (tmp_path / "a.csv").write_text("k,v\n" + "".join(f'"a,\n""b",{v}\n' for v in values))
+    made = planned(tmp_path, f"  p: {{read: {{path: a.csv, {option}}}}}\n")
+    notes = [text for text in made.plan().notes if "column 'v'" in text]
+    assert len(notes) == bool(note)
+    assert all(note in text for text in notes)
+    if note:
+        with pytest.raises(DataError):
+            made.run("serial")
+    else:
+        made.run("serial")
 
 
 def test_with_decimal_commas_points_make_no_number(tmp_path: Path) -> None:
@@ -196,3 +231,17 @@ def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path: Path) -> No
             run.send_signal(signal.SIGINT)
             assert run.stderr is not None
             assert "pipelines/__main__" not in run.stderr.read()
+
+
+def test_a_table_wider_than_the_terminal_is_shown_without_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pl.DataFrame({"t": ["x" * 70], **{f"number_{i}": [1234567.890123 * 10**i] for i in range(9)}})
+    for width in (60, 100, 160):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = table(frame, 1).splitlines()
+        assert max(map(len, lines)) <= width
+        assert " 123456789012299.98 │" in lines[5]  # no number is cut, or goes on in the next line
+        assert len(lines) == 8
+        assert re.fullmatch(r"\(1 row; \d of 10 columns\)", lines[-1])
+    monkeypatch.setenv("COLUMNS", "300")
+    assert table(frame, 5).splitlines()[-1] == "(5 rows in all)"
+    assert table(pl.DataFrame({"a": [1]}), 1).splitlines()[-1] == "(1 row)"
