@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import duckdb
 import polars as pl
@@ -98,3 +100,44 @@ def test_the_greatest_time_of_a_group_without_any(tmp_path: Path) -> None:
     steps = "  t: {read: t.parquet}\n  it: {window: {partition_by: k, low: min(w), high: max(w)}}\n"
     answer = planned(tmp_path, steps, t=table).run("serial").outputs["it"].head
     assert answer.select("low", "high").rows() == [(time(10), time(10)), (None, None)]
+
+
+ZONES = [
+    "America/New_York",
+    "America/Sao_Paulo",
+    "America/Havana",
+    "Australia/Lord_Howe",
+    "Pacific/Apia",
+    "Africa/Cairo",
+]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("zone", ZONES)
+def test_days_where_clocks_are_changed(tmp_path: Path, zone: str, unit: Literal["ms", "us", "ns"]) -> None:
+    """Against PEP 495: a time that clocks jump over is as much later; a day that begins twice, or never, begins once."""
+    here, random = ZoneInfo(zone), Random(7)
+    days = [datetime(2008, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(8 * 365)]
+    changes = [day for day in days if len({(day + timedelta(days=n)).astimezone(here).utcoffset() for n in (0, 1)}) > 1]
+    times = [change + timedelta(minutes=random.randint(-3000, 3000)) for change in changes for _ in range(20)]
+    moves = [random.randint(-3, 3) for _ in times]
+    column = pl.Series(times).dt.cast_time_unit(unit).dt.convert_time_zone(zone)
+    table = pl.DataFrame({"t": column, "n": moves})
+    outputs = "moved: t + INTERVAL (n) DAY, day: t + INTERVAL 1 DAY, none: t + INTERVAL 0 DAY, trunc: \"date_trunc('day', t)\""
+    made = planned(tmp_path, f"  t: {{read: t.parquet}}\n  it: {{derive: {{{outputs}}}}}\n", t=table)
+    answer = made.run("serial", head=len(times)).outputs["it"].head
+    assert {answer.schema[name] for name in ("moved", "day", "none", "trunc")} == {pl.Datetime(unit, zone)}
+
+    def instants(local: datetime) -> set[datetime]:
+        first, second = (local.replace(tzinfo=here, fold=fold).astimezone(UTC) for fold in (0, 1))
+        exists = first.astimezone(here).replace(tzinfo=None) == local
+        return {first, second} if exists else {first}
+
+    assert changes
+    for row, instant, move in zip(answer.iter_rows(named=True), times, moves, strict=True):
+        local = instant.astimezone(here).replace(tzinfo=None, fold=0)
+        assert row["moved"].astimezone(UTC) in instants(local + timedelta(days=move))
+        assert row["day"].astimezone(UTC) in instants(local + timedelta(days=1))
+        assert row["none"].astimezone(UTC) == instant
+        midnight = local.replace(hour=0, minute=0)
+        assert row["trunc"].astimezone(UTC) == midnight.replace(tzinfo=here).astimezone(UTC)

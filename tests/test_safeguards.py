@@ -245,3 +245,18 @@ def test_a_table_wider_than_the_terminal_is_shown_without_its_middle(monkeypatch
     monkeypatch.setenv("COLUMNS", "300")
     assert table(frame, 5).splitlines()[-1] == "(5 rows in all)"
     assert table(pl.DataFrame({"a": [1]}), 1).splitlines()[-1] == "(1 row)"
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    (tmp_path / "c.yaml").write_text("steps:\n  p: {read: a.csv}\n")
+    (tmp_path / "s.py").write_text("import pipelines\npipelines.load('c.yaml').run('processes')\n")
+    command = [sys.executable, "s.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr.rstrip()
+        .splitlines()[-1]
+        .startswith("    put what starts the run under `if __name__ == '__main__':`")
+    )

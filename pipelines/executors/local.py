@@ -10,6 +10,7 @@ import logging
 import re
 import signal
 import socket
+import sys
 from contextlib import ExitStack
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipelines.executors.cluster import Cluster
 from pipelines.graph import register_serializers
 
 _LEAST = 256 << 20
+_GUARD = "put what starts the run under `if __name__ == '__main__':`; each process that starts runs the script's other lines too"
 """A worker process takes 150 MB before its first task: with less than that it would be ended and started for ever."""
 
 
@@ -107,9 +109,8 @@ class Local(Cluster):
                 self.watching.enter_context(performance_report(filename=str(self.report)))
         except RuntimeError as error:  # a worker that does not start
             self.stack.close()
-            raise MachineError(
-                Issue(f"the local cluster did not start: {error}", "see whether memory and processes are left")
-            ) from None
+            remedy = _GUARD if _unguarded() else "see whether memory and processes are left"
+            raise MachineError(Issue(f"the local cluster did not start: {error}", remedy)) from None
         except BaseException:
             self.stack.close()
             raise
@@ -149,3 +150,9 @@ def _free(port: int) -> int:
         except OSError:
             return 0
     return port
+
+
+def _unguarded() -> bool:
+    """Is this a script that starts processes whenever a process loads it?"""
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in ("__main__", "__mp_main__"))
+    return any(file and "__main__" not in Path(file).read_text(errors="replace") for file in files)

@@ -29,6 +29,7 @@ from pipelines.expressions.types import (
     Typed,
     cast,
     kind,
+    placed,
     to,
     unify,
 )
@@ -291,7 +292,12 @@ def _unit(unit: str) -> str:
 
 def _date_trunc(unit: str, x: Typed) -> Typed:
     dtype = x.dtype if isinstance(x.dtype, pl.Datetime) else DATETIME
-    return Typed(to(x, dtype).dt.truncate(f"1{UNITS[_unit(unit)]}"), dtype)
+    name = _unit(unit)
+    every, e = f"1{UNITS[name]}", to(x, dtype)
+    if name in ("day", "week", "month", "quarter", "year") and dtype.time_zone not in (None, "UTC"):
+        # one beginning of the day, also where clocks show midnight twice or never
+        return Typed(placed(e.dt.replace_time_zone(None).dt.truncate(every), dtype), dtype)
+    return Typed(e.dt.truncate(every), dtype)
 
 
 def _date_diff(unit: str, a: Typed, b: Typed) -> Typed:

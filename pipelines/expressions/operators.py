@@ -25,6 +25,7 @@ from pipelines.expressions.types import (
     common_type,
     finer,
     kind,
+    placed,
     refuse,
     to,
     unify,
@@ -192,11 +193,22 @@ def shift(op: str, a: Typed, amount: Typed, unit: str) -> Typed:
         many = pl.lit(int(found[1]) * factor, WIDE) if found else to(amount, WIDE) * factor
         many = many // 1000 if dtype.time_unit == "ms" else many
         return Typed((to(a, dtype).to_physical().cast(WIDE) + many).cast(INT).cast(dtype), dtype)
+    step: str | pl.Expr
     if found:
-        return Typed(to(a, dtype).dt.offset_by(f"{int(found[1]) * (1 if op == '+' else -1)}{UNITS[name]}"), dtype)
-    count = to(amount, WIDE) * (1 if op == "+" else -1)
-    step = pl.concat_str([count.cast(INT).cast(STRING), pl.lit(UNITS[name])])
-    return Typed(to(a, dtype).dt.offset_by(step), dtype)
+        step = f"{int(found[1]) * (1 if op == '+' else -1)}{UNITS[name]}"
+    else:
+        count = to(amount, WIDE) * (1 if op == "+" else -1)
+        step = pl.concat_str([count.cast(INT).cast(STRING), pl.lit(UNITS[name])])
+    if dtype.time_zone in (None, "UTC"):
+        return Typed(to(a, dtype).dt.offset_by(step), dtype)
+    # Polars puts a time that clocks jump over before the jump, and refuses one of a day that they do
+    utc, local = (
+        to(a, dtype).dt.convert_time_zone(zone).dt.replace_time_zone(None) for zone in ("UTC", dtype.time_zone)
+    )
+    moved = local.dt.offset_by(step)
+    kept = (moved - (local - utc)).dt.replace_time_zone("UTC").dt.convert_time_zone(dtype.time_zone)  # with its offset
+    same = kept.dt.replace_time_zone(None) == moved  # of an hour that comes twice
+    return Typed(pl.when(same).then(kept).otherwise(placed(moved, dtype)), dtype)
 
 
 # --- Comparison and text ------------------------------------------------------------------------------------------------

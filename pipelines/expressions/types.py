@@ -235,6 +235,20 @@ def zone_of(dtype: pl.DataType) -> str | None:
     return dtype.time_zone if isinstance(dtype, pl.Datetime) else None
 
 
+def placed(local: pl.Expr, dtype: pl.Datetime) -> pl.Expr:
+    """The instant at which clocks of the zone show this; of an hour that comes twice the first.
+
+    A time that clocks jump over is as much later as they jump, as in PEP 495 and in Java's and PostgreSQL's arithmetic.
+    """
+    day = pl.duration(
+        hours=25, time_unit=dtype.time_unit
+    )  # no clock jumps further: the offset then is that before the jump
+    found, before = (
+        e.dt.replace_time_zone(dtype.time_zone, ambiguous="earliest", non_existent="null") for e in (local, local - day)
+    )
+    return pl.when(found.is_null()).then(before + day).otherwise(found)
+
+
 def _in_zone(x: Typed, target: pl.DataType, strict: bool) -> pl.Expr:
     """From one zone to another the same instant; from or to a type without one the same date and time of day, of an hour that
     comes twice the first."""
