@@ -139,7 +139,8 @@ class Rows:
                     values[rows] = total_ if call.function == "sum" else total_ / counts[rows]
                     continue
                 n = there[rows]
-                n, _, squares = _folded((n, x[rows], np.zeros(len(n))), low, high, _pooled, (0.0, 0.0, 0.0))
+                none = np.zeros(len(n))
+                n, _, _, squares = _folded((n, x[rows], none, none), low, high, _pooled, (0.0, 0.0, 0.0, 0.0))
                 values[rows] = squares / (n - 1) if call.function == "var" else np.sqrt(squares / (n - 1))
         values[np.isnan(values)] = math.nan  # which NaN comes out of infinities is the processor's choice
         return pl.Series(call.name, self.back(values))
@@ -323,11 +324,21 @@ def _added(a: State, b: State) -> State:
 
 
 def _pooled(a: State, b: State) -> State:
-    """Counts, means and squared deviations of two parts (Chan, Golub, LeVeque 1979)."""
+    """Counts, means (and what their roundings lost) and squared deviations of two parts (Chan, Golub, LeVeque 1979).
+
+    The mean's second half is Knuth's two-sum: without it, a mean of 1e15 would put its own rounding among the deviations.
+    """
     count = a[0] + b[0]
     part = b[0] / np.maximum(count, 1.0)
-    away = b[1] - a[1]
-    return count, np.where(a[0] == 0, b[1], a[1] + away * part), a[2] + b[2] + away * away * a[0] * part
+    away = (b[1] - a[1]) + (b[2] - a[2])
+    step = away * part
+    mean = a[1] + step
+    taken = mean - a[1]
+    lost = (a[1] - (mean - taken)) + (step - taken)
+    rest = a[2] + np.where(np.isfinite(lost), lost, 0.0)
+    first = a[0] == 0
+    squares = a[3] + b[3] + away * away * a[0] * part
+    return count, np.where(first, b[1], mean), np.where(first, b[2], rest), squares
 
 
 def _folded(

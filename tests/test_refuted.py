@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from random import Random
+from statistics import variance
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -100,6 +102,38 @@ def test_the_greatest_time_of_a_group_without_any(tmp_path: Path) -> None:
     steps = "  t: {read: t.parquet}\n  it: {window: {partition_by: k, low: min(w), high: max(w)}}\n"
     answer = planned(tmp_path, steps, t=table).run("serial").outputs["it"].head
     assert answer.select("low", "high").rows() == [(time(10), time(10)), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [
+        ("coalesce(u, 0)", [2**63 + 5, 0, 3]),
+        ("coalesce(u, w)", [2**63 + 5, 2, 3]),
+        ("greatest(u, 5)", [2**63 + 5, 5, 5]),
+        ("CASE WHEN w = 1 THEN u ELSE 0 END", [2**63 + 5, 0, 0]),
+    ],
+)
+def test_numbers_beyond_int64_among_those_that_are_not_negative(
+    tmp_path: Path, expression: str, answer: list[int]
+) -> None:
+    u = pl.Series([2**63 + 5, None, 3], dtype=pl.UInt64)
+    assert derived(tmp_path, pl.DataFrame({"u": u, "w": pl.Series([1, 2, None], dtype=pl.UInt8)}), expression) == answer
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(1e15, 1.0), (1e8, 1e-3), (0.0, 1.0), (-1e16, 10.0)])
+def test_the_variance_of_a_window_around_a_large_mean(tmp_path: Path, mean: float, spread: float) -> None:
+    random = Random(3)
+    numbers = [mean + spread * random.gauss() for _ in range(200)]
+    outputs = "near: var(x) OVER (ROWS 19 PRECEDING), all: var(x) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
+    made = planned(
+        tmp_path,
+        f"  t: {{read: t.parquet}}\n  it: {{window: {{order_by: i, {outputs}}}}}\n",
+        t=pl.DataFrame({"i": range(200), "x": numbers}),
+    )
+    answer = made.run("serial", head=200).outputs["it"].head
+    for i in range(1, 200):
+        for name, frame in (("near", numbers[max(0, i - 19) : i + 1]), ("all", numbers)):
+            assert answer[name][i] == pytest.approx(float(variance(map(Fraction, frame))), rel=1e-14)
 
 
 ZONES = [

@@ -121,7 +121,15 @@ def unify(items: Sequence[Typed], doing: str) -> tuple[list[Typed], pl.DataType]
         if found is None:
             _differ(doing, items, common, item)
         common = found
+    if common == INT and all(_unsigned(i) for i in items) and pl.UInt64() in {i.dtype for i in items}:
+        common = pl.UInt64()  # int64 would not hold what they do
     return list(items), common
+
+
+def _unsigned(x: Typed) -> bool:
+    if isinstance(x, Constant) and isinstance(x.value, int):
+        return x.value >= 0
+    return x.dtype == NULL or x.dtype.is_unsigned_integer()
 
 
 _NUMERAL = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*", re.IGNORECASE)
