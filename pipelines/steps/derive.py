@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import polars as pl
 from pydantic import ConfigDict
 
+from pipelines.errors import Issue
 from pipelines.steps.base import Columns, Context, Operation, Problems, Sql, Step
 from pipelines.types import Schema
 
@@ -57,7 +58,8 @@ class Derive(Step):
                     and problems.issues[-1].message == f"unknown column {other!r}"
                 ):
                     remedy = f"{other!r} is made in this same step: make it in a `derive` above"
-                    problems.issues[-1] = replace(problems.issues[-1], remedy=remedy)
+                    unknown = problems.issues[-1]
+                    problems.issues[-1] = Issue(unknown.message, remedy, unknown.place)
         if not self.__pydantic_extra__:
             problems.add((), "derive names no column", "write `derive: {name: expression}`")
         return Derived(out, tuple(columns))

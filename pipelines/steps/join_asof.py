@@ -71,7 +71,10 @@ class JoinedAsof(Joining):
         from pipelines.expressions import Constant, Typed, shift  # takes a while
 
         amount = Constant(pl.lit(self.tolerance), pl.String(), str(self.tolerance), None)
-        low, high = (shift(sign, Typed(left, self.dtype), amount, "").expr for sign in "-+")
+        dtype = self.dtype
+        if isinstance(dtype, pl.Datetime) and dtype.time_zone:
+            dtype = pl.Datetime(dtype.time_unit, "UTC")  # as `join` has them
+        low, high = (shift(sign, Typed(left, dtype), amount, "").expr for sign in "-+")
         return right.is_between(low, high)
 
     def tests_early(self, columns: Columns) -> tuple[int, ...]:
