@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+import traceback
 from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
+from pipelines.errors import redacted
+
 TOPIC = "pipelines"
 HEARD: ContextVar[deque[dict[str, Any]] | None] = ContextVar("heard", default=None)
 """Where an executor hears its tasks that run in this process, and not in a Dask worker; other runs have their own."""
+_OURS = os.path.join(os.path.dirname(__file__), "")
 
 
 def back_off(tries: int) -> None:
@@ -29,3 +34,11 @@ def tell(what: str, **facts: Any) -> None:
 
         with suppress(ValueError):  # not in a worker's task
             get_worker().log_event(TOPIC, event)
+
+
+def tell_traceback(function: str, error: BaseException) -> None:
+    """What went wrong in the user's code, without our frames above it. As text: the error itself need not be fit to travel."""
+    told = traceback.TracebackException.from_exception(error)
+    theirs = [frame for frame in told.stack if not frame.filename.startswith(_OURS)]
+    told.stack = traceback.StackSummary.from_list(theirs)
+    tell("traceback", function=function, text=redacted("".join(told.format()).strip()))

@@ -77,6 +77,8 @@ class Record:
     """Task name: stage key."""
     failed: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Function of a `map`: how many of its items failed, and one of them."""
+    traced: set[str] = field(default_factory=set)
+    """Functions of the user's of which the log has a traceback."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def note(self, **facts: Any) -> None:
@@ -147,6 +149,9 @@ class Record:
             case "failed":
                 count, first = self.failed.get(event["function"], (0, event["first"]))
                 self.failed[event["function"]] = count + event["count"], first
+            case "traceback" if event["function"] not in self.traced:  # the others are alike, and may be many
+                self.traced.add(event["function"])
+                self.log.say(f"{event['function']} failed", level="error", show=False, traceback=event["text"])
             case "warning":
                 self.warn(f"{stage.name if stage is not None else event['stage']}: {event['message']}")
             case "loss":

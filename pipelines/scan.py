@@ -64,6 +64,7 @@ class Csv(Struct, frozen=True):
     separator: str = ","
     null_values: tuple[str, ...] = ()  # beside the empty field
     encoding: str = "utf-8"
+    skip_lines: int = 0  # before the header
     header: bool = True
     columns: tuple[str, ...] | None = None  # the names when there is no header
     dates: tuple[tuple[str, str], ...] = ()  # (column, strftime format)
@@ -381,10 +382,15 @@ class Source(Struct, frozen=True):
 
         Not every date column: that costs a third more (see `_check_dates`). With decimal commas every number that has
         some: Polars would also take 1.234, which then means a thousand or is a mistake. Decimals: it would round them.
+        Times: it takes the form of the first for all.
         """
         commas = self.csv.decimal == ","
-        numbers = {c: None for c, t in self.schema.items() if (commas and t.is_float()) or t.is_decimal()}
-        return {**numbers, **dict(self.csv.dates)}
+        own = {
+            c: None
+            for c, t in self.schema.items()
+            if (commas and t.is_float()) or t.is_decimal() or isinstance(t, pl.Time)
+        }
+        return {**own, **dict(self.csv.dates)}
 
     def _scan_csv(self, piece: Piece, wanted: Sequence[str]) -> pl.LazyFrame:
         names, formats = self._names(piece), self._formats()
@@ -394,6 +400,7 @@ class Source(Struct, frozen=True):
             header = self.csv.header
         else:
             source = self._text(piece)
+            source = source[_skipped(source, self.csv) :] if piece.start == 0 else source
             quote = _byte(self.csv.quote or "")
             # to look for one is five times as fast as to count them
             if quote and self._is_cut(piece) and quote in source and source.count(quote) % 2:
@@ -565,17 +572,10 @@ class Source(Struct, frozen=True):
         names, formats = self._names(piece), self._formats()
         text = _header_line(names, self.csv) + body
         strings = dict.fromkeys(names, pl.String())
-        times = [c for c in names if self.schema[c] == pl.Time and c not in formats]  # errors in these are not ignored
-        typed = {c: strings[c] if c in formats or c in times else self.schema[c] for c in names}
+        typed = {c: strings[c] if c in formats else self.schema[c] for c in names}
         texts = self._polars(text, strings, header=True, ragged=True).collect(engine="in-memory")
         frame = self._polars(text, typed, header=True, ragged=True, ignore_errors=True)
-        parsed = frame.with_columns(
-            *(self._parse(c, formats[c], strict=False) for c in names if c in formats),
-            *(
-                pl.coalesce(pl.col(c).str.strptime(pl.Time(), form, strict=False) for form in ("%H:%M:%S%.f", "%H:%M"))
-                for c in times
-            ),
-        )
+        parsed = frame.with_columns(self._parse(c, formats[c], strict=False) for c in names if c in formats)
         return texts, parsed.collect(engine="in-memory")
 
     def _lost(self, column: str, texts: pl.DataFrame, values: pl.DataFrame) -> pl.Series:
@@ -595,6 +595,10 @@ class Source(Struct, frozen=True):
         text = pl.when(text != "").then(text)  # a quoted empty field is NULL, as Polars has it for other types
         if form is not None:
             return text.str.strptime(dtype, form, strict=strict)  # type: ignore[arg-type]
+        if isinstance(dtype, pl.Time):
+            seconds = pl.when(text.str.len_bytes() == len("12:30")).then(text + ":00").otherwise(text)
+            text = pl.when(text.str.contains(f"^(?:{_ISO[pl.Time].pattern})$")).then(seconds).otherwise("?" + text)
+            return text.str.strptime(dtype, "%H:%M:%S%.f", strict=strict).alias(column)
         if self.csv.decimal == ",":
             text = text.str.replace_all(".", "?", literal=True).str.replace_all(",", ".", literal=True)
         if isinstance(dtype, pl.Decimal):  # without digits beyond the scale, which the cast would round away
@@ -660,7 +664,8 @@ class Source(Struct, frozen=True):
 
     def _is_plain(self, piece: Piece) -> bool:
         """Can Polars read it from the disk itself? Packed files are unpacked here, once: dates are looked at too."""
-        return self.csv.utf8 and not piece.path.lower().endswith(_PACKED) and not self._is_cut(piece)
+        plain = self.csv.utf8 and not self.csv.skip_lines and not piece.path.lower().endswith(_PACKED)
+        return plain and not self._is_cut(piece)
 
     def _is_cut(self, piece: Piece) -> bool:
         whole = not _splits(piece.path, self.csv) or (piece.start == 0 and os.path.getsize(piece.path) == piece.stop)
@@ -860,6 +865,9 @@ def discover(
                 what = f"{dtype_name(t)} cannot be read from CSV"
                 raise OptionError(("dtypes",), c, Issue(what, "read it as string or int64, and `derive` from that"))
         sampled, notes = _sample(infos, heads, names, given, csv, root)
+        if len(names) == 1 and (other := next((char for char in ";\t|" if char in names[0]), "")):
+            shown = other.replace("\t", "\\t")
+            notes.insert(0, f'the only column is {names[0]!r}: add `separator: "{shown}"` if its name is several')
         schema = {c: given.get(c) or sampled[c] for c in names}
         sizes = [i.size for i in infos]
         cut = _line_cutter(infos, heads, csv)
@@ -1273,12 +1281,23 @@ def _header_line(names: Sequence[str], csv: Csv) -> bytes:
     return (csv.separator.join(q + n.replace(q, q + q) + q if q else n for n in names) + "\n").encode()
 
 
+def _skipped(raw: bytes, csv: Csv) -> int:
+    """Where the file's first line begins that counts."""
+    end = 0
+    for _ in range(csv.skip_lines):
+        end = raw.find(b"\n", end) + 1
+        if not end:
+            return len(raw)
+    return end
+
+
 def _header_end(raw: bytes, csv: Csv) -> int:
     """Where the first data row begins."""
+    start = _skipped(raw, csv)
     if not csv.header:
-        return 3 if raw.startswith(codecs.BOM_UTF8) else 0
-    end = raw.find(b"\n")
-    while end >= 0 and csv.quote and raw.count(_byte(csv.quote), 0, end) % 2:
+        return start or (3 if raw.startswith(codecs.BOM_UTF8) else 0)
+    end = raw.find(b"\n", start)
+    while end >= 0 and csv.quote and raw.count(_byte(csv.quote), start, end) % 2:
         end = raw.find(b"\n", end + 1)
     return end + 1 if end >= 0 else len(raw)
 
@@ -1290,7 +1309,7 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
     size = _SAMPLE_BYTES * (1 if _splits(path, csv) else 3)
     with reading(path, root), _open(path) as f:
         raw = f.read(size)
-        while b"\n" not in raw and (more := f.read(size)):
+        while raw.count(b"\n") <= csv.skip_lines and (more := f.read(size)):
             raw += more
         whole = not f.read(1)
     if not csv.utf8:
@@ -1305,10 +1324,13 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
         raise DataError(Issue(what, "convert it: tr '\\r' '\\n' < old.csv > new.csv"))
     if csv.utf8 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(Issue(f"{_name(path, root)} is not {csv.encoding} but UTF-16", "set `encoding: utf-16`"))
-    end = _header_end(raw, csv)
+    start, end = _skipped(raw, csv), _header_end(raw, csv)
+    if csv.skip_lines and start == len(raw):
+        what = f"{_name(path, root)} has no line after the {csv.skip_lines:,} that are skipped"
+        raise OptionError(("skip_lines",), None, Issue(what, "skip fewer, or read the file as a source of its own"))
     quote = _byte(csv.quote or "")
-    if csv.header and quote in raw[:end] and quote:
-        header = raw[:end].removeprefix(codecs.BOM_UTF8)
+    if csv.header and quote in raw[start:end] and quote:
+        header = raw[start:end].removeprefix(codecs.BOM_UTF8)
         if header.count(quote) % 2 or next(_strays(header, csv), None) is not None:
             what = f"{_name(path, root)}: the header has a stray quote, or one that is never closed"
             raise DataError(Issue(what, "double the quotes within a quoted name"))
@@ -1316,14 +1338,16 @@ def _head(path: str, csv: Csv, root: Path) -> Head:
         what = f"{_name(path, root)}: its lines end in two carriage returns and a line feed"
         raise DataError(Issue(what, "convert it: tr -d '\\r' < old.csv > new.csv"))
     try:
-        first = raw[: end if csv.header else _header_end(raw, replace(csv, header=True))].decode("utf-8-sig")
+        first = raw[start : end if csv.header else _header_end(raw, replace(csv, header=True))].decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise DataError(_undecodable(_name(path, root), csv, f"byte {e.start}", raw[e.start])) from e
+        at = start + e.start
+        raise DataError(_undecodable(_name(path, root), csv, f"byte {at}", raw[at])) from e
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(raw)
+        codecs.getincrementaldecoder("utf-8")().decode(raw[end:])
     except UnicodeDecodeError as e:
-        row = _unquoted(raw[end : e.start] + b"?", csv).count(b"\n")
-        raise DataError(_undecodable(_name(path, root), csv, f"row {row}", raw[e.start])) from e
+        at = end + e.start
+        row = _unquoted(raw[end:at] + b"?", csv).count(b"\n")
+        raise DataError(_undecodable(_name(path, root), csv, f"row {row}", raw[at])) from e
     fields = next(_reader(io.StringIO(first, newline=""), csv), [])
     if csv.header:
         return fields, end, raw
@@ -1614,7 +1638,7 @@ def _line_cutter(infos: Sequence[FileInfo], heads: Sequence[Head], csv: Csv) -> 
             end = text.find(b"\n", at)
             return end + 1 if end >= 0 else size
         if file not in counted or counted[file][0] > at:
-            counted[file] = (0, 0)
+            counted[file] = (heads[file][1], 0)
         start, odd = counted[file]
         odd ^= _quotes(text, start, at, csv) & 1
         counted[file] = (at, odd)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from pipelines import ConfigError
+from pipelines.errors import DataError
 from pipelines.pipeline import load
 from tests.oracle import oracle
 from tests.test_top import options
@@ -123,6 +124,20 @@ def test_the_same_for_any_partitions(tmp_path: Path, step: str) -> None:
         tables = oracle(made.plan())
         assert_frame_equal(made.run("serial", head=10**6, to="it").outputs["it"].head, tables["it"], check_exact=True)
         assert_frame_equal(made.run("serial", head=10**6).outputs["narrow"].head, tables["narrow"], check_exact=True)
+
+
+def test_a_value_counts_where_it_is_filled_alone(tmp_path: Path) -> None:
+    table = pl.DataFrame({"k": [1, None, None], "s": ["none", "7", "8"], "g": [1, 1, 2]})
+    table.write_parquet(tmp_path / "in.parquet")
+    config = tmp_path / "c.yaml"
+    for more in ("", ", backward: k, partition_by: g"):
+        config.write_text(
+            f"steps:\n  t:\n    read: in.parquet\n  it:\n    fill: {{value: {{k: CAST(s AS BIGINT)}}{more}}}\n"
+        )
+        assert load(config).run("serial").outputs["it"].head["k"].to_list() == [1, 7, 8]
+    table.with_columns(k=pl.lit(None, pl.Int64)).write_parquet(tmp_path / "in.parquet")
+    with pytest.raises(DataError, match=r"cannot cast string to int64: .*none"):
+        load(config).run("serial")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -190,6 +191,52 @@ def test_what_new_cannot_read(
     monkeypatch.setattr(Path, "open", refused)
     assert main(["new", "a.csv", "-o", "-"]) != 0
     assert "Permission denied" in capsys.readouterr().err
+
+
+BROKEN = """
+import polars as pl
+
+def inner(number):
+    return {}["none", number]
+
+def item(number):
+    try:
+        return inner(number)
+    except KeyError as error:
+        raise ValueError(f"bad {number}") from error
+
+def table(frame: pl.DataFrame) -> pl.DataFrame:
+    return inner(1)
+"""
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "local"])
+@pytest.mark.parametrize(
+    ("steps", "lines"),
+    [
+        ("  m: {map: {function: 'broken:item', range: [1, 40], returns: int64}}\n", ["in item", "in inner", "ValueError: bad "]),
+        (
+            "  m: {map: {function: 'broken:item', range: [1, 40], returns: int64, on_error: stop}}\n",
+            ["in item", "in inner", "ValueError: bad "],
+        ),
+        (
+            "  a: {read: a.csv}\n  b: {python: {function: 'broken:table', schema: {a: int64}}}\n",
+            ["in table", "in inner", "KeyError: ('none', 1)"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_log_has_the_traceback_of_a_function_that_fails(
+    tmp_path: Path, steps: str, lines: list[str], executor: str
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "a.csv").write_text("a\n1\n2\n")
+    with contextlib.suppress(DataError):
+        planned(tmp_path, steps).run(executor)
+    [path] = (tmp_path / "runs").glob("*/log.jsonl")
+    [told] = [line for line in map(json.loads, path.read_text().splitlines()) if "traceback" in line]
+    assert told["message"].startswith("broken:")
+    assert all(line in told["traceback"] for line in lines)
+    assert "pipelines/steps" not in told["traceback"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,6 +154,53 @@ def test_byte_order_mark_line_ends_and_last_line(tmp_path, text, partitions):
     assert rows(tmp_path, partitions=partitions) == [(1, "a"), (2, "b"), (3, None)]
 
 
+@pytest.mark.parametrize("partitions", [None, 1, 2, 5])
+@pytest.mark.parametrize(
+    "above", ["made 2020\n\n", 'a "report" of 5" disks\r\nb\r\n', "\ufeffa,b,c\n1\n", "caf\xe9\n\n"]
+)
+def test_lines_before_the_header(tmp_path, above, partitions):
+    text = 'k,v\n1,a\n2,"b\nc"\n3,"d"\n'
+    packed = gzip.compress((above + text).encode())
+    put(tmp_path / "a.csv", above + text)
+    put(tmp_path / "b.csv.gz", packed)
+    put(tmp_path / "c.csv", (above + text).encode() if above[0] == "\ufeff" else (above + text).encode("latin-1"))
+    answer = [(1, "a"), (2, "b\nc"), (3, "d")]
+    csv = Csv(skip_lines=2, split=True)
+    assert rows(tmp_path, csv=csv, partitions=partitions) == answer * 3
+    bare = Csv(skip_lines=3, header=False, split=True, columns=("x", "y"))
+    assert rows(tmp_path, csv=bare, partitions=partitions, columns=["y"]) == [(v,) for _, v in answer] * 3
+    put(tmp_path / "a.csv", above + text + "4\n")
+    with fails(DataError, "a.csv: row 4 has 1 field, expected 2"):
+        rows(tmp_path, "a.csv", csv=csv, partitions=partitions)
+    lines = len((above + text).splitlines())
+    assert rows(tmp_path, "a.csv", csv=Csv(skip_lines=lines)) == []
+    with fails(ConfigError, f"a.csv has no line after the {lines + 1} that are skipped"):
+        find(tmp_path, "a.csv", csv=Csv(skip_lines=lines + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "note"), [("a;b\n1;2\n", ';"'), ("a\tb\n1\t2\n", '\\t"'), ("a\n1\n", ""), ("a;b,c\n1,2\n", "")]
+)
+def test_another_separator_is_told(tmp_path, text, note):
+    put(tmp_path / "a.csv", text)
+    assert [n for n in find(tmp_path).notes if f'add `separator: "{note}' in n] == list(find(tmp_path).notes)
+    assert len(find(tmp_path).notes) >= bool(note)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_times_may_be_without_seconds(tmp_path, declared):
+    put(tmp_path / "a.csv", "k,t\n1,12:30:00\n2,12:30\n" if declared else "k,t\n1,12:30:00\n2,12:31:00\n")
+    put(tmp_path / "b.csv", 'k,t\n3,\n4,""\n5,23:59:59.123456789\n' + ("6,09:05\n" if declared else "6,09:05:00\n"))
+    found = find(tmp_path, dtypes={"t": pl.Time()} if declared else {})
+    nanoseconds = read(found)["t"].cast(int).to_list()
+    minute = 60 * 10**9
+    assert nanoseconds == [750 * minute, (750 if declared else 751) * minute, None, None, 86399123456789, 545 * minute]
+    for wrong in ("24:00", "1:30", "12:30:60", "noon", " 12:30", "12:30:00.1234567891"):
+        put(tmp_path / "a.csv", f"k,t\n1,12:30\n2,{wrong}\n")
+        with fails(DataError, f"a.csv: row 2, column 't': '{wrong}' is not time"):
+            rows(tmp_path, "a.csv", dtypes={"t": pl.Time()})
+
+
 def test_encodings(tmp_path):
     put(tmp_path / "a.csv", "k,v\n1,café\n2,x\n".encode("latin-1"))
     assert rows(tmp_path, csv=Csv(encoding="latin-1"), partitions=2) == [(1, "café"), (2, "x")]

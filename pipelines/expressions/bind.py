@@ -62,9 +62,17 @@ class Expression(Struct, frozen=True):
     columns: frozenset[str]
     _tree: exp.Expr
 
-    def bind(self, schema: Schema, on_aggregate: OnAggregate | None = None, on_window: OnWindow | None = None) -> Typed:
+    def bind(
+        self,
+        schema: Schema,
+        on_aggregate: OnAggregate | None = None,
+        on_window: OnWindow | None = None,
+        wanted: pl.Expr | None = None,
+    ) -> Typed:
+        """`wanted`: the rows whose values count; an error in another is none."""
         try:
-            return _Binder(schema, on_aggregate, on_window).bind(self._tree)
+            binder = _Binder(schema, on_aggregate, on_window)
+            return (binder if wanted is None else binder._guarded(self._tree, wanted)).bind(self._tree)
         except RecursionError:
             raise ExpressionError("the expression is nested too deeply", "split it over several derive steps") from None
 

@@ -363,15 +363,16 @@ class Problems:
         schema: Schema,
         on_aggregate: expressions.OnAggregate | None = None,
         on_window: expressions.OnWindow | None = None,
+        wanted: pl.Expr | None = None,
     ) -> tuple[expressions.Typed, Columns] | None:
-        """The expression bound to the input's types, and the columns it reads."""
+        """The expression bound to the input's types, and the columns it reads. `wanted`: the rows whose values count."""
         from pipelines import expressions  # takes a while, and arrays need none
 
         columns: Columns = frozenset()
         try:
             parsed = expressions.parse(text)
             columns = parsed.columns
-            return parsed.bind(schema, on_aggregate, on_window), columns
+            return parsed.bind(schema, on_aggregate, on_window, wanted), columns
         except expressions.ExpressionError as error:
             remedy = error.remedy
             if (texts := sorted(columns & self.guessed)) and re.search(r"\bstring\b", error.message):

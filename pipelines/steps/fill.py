@@ -49,7 +49,7 @@ class Fill(Step):
         for name, text in self.value.items():
             if name not in schema:
                 problems.key(("value",), name, f"unknown column {name!r}", f"columns: {', '.join(schema)}")
-            elif found := problems.expression(("value", name), text, schema):
+            elif found := problems.expression(("value", name), text, schema, wanted=pl.col(name).is_null()):
                 try:
                     values[name] = (_fitted(found[0], schema[name]), found[1])
                 except ExpressionError as error:

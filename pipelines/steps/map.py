@@ -68,6 +68,8 @@ class Mapped:
                     raise stopped(problem) from None
                 except BaseException as problem:  # a panic, a sys.exit(): uncaught, they end a worker
                     error = _told(problem)
+                    if not any(data["error"]):  # of a partition's items that fail the first
+                        events.tell_traceback(str(self.function), problem)
                     if not may_pass(problem):
                         break
                 if tries < self.retries:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
+from pipelines import events
 from pipelines.aggregates import canonical
 from pipelines.code import Function
 from pipelines.errors import DataError, Issue, did_you_mean, may_pass
@@ -44,9 +45,13 @@ class Call:
         except (Exception, SystemExit) as error:
             failed = f"{type(error).__name__}: {error}".rstrip(": ").split("\n", 1)[0] + _line(error)
             passing = may_pass(error)
+            events.tell_traceback(str(self.function), error)
         if failed:  # raised here: the user's error may not be picklable
             wrong = DataError(
-                Issue(f"{self.function} failed{of}: {failed}", "mend the function, or the data before it")
+                Issue(
+                    f"{self.function} failed{of}: {failed}",
+                    "mend the function, or the data before it; the traceback is in the run's log.jsonl",
+                )
             )
             wrong.passing = passing
             raise wrong

@@ -47,6 +47,9 @@ class Read(Step):
         None, min_length=1, max_length=1, description="Default: a comma, a tab for .tsv (CSV)."
     )
     encoding: str = Field("utf-8", description="Any encoding that Python knows (CSV).")
+    skip_lines: int = Field(
+        0, ge=0, le=10_000, description="Lines before the header, or before the data, that are passed over (CSV)."
+    )
     header: bool = Field(True, description="Whether the first line names the columns (CSV).")
     columns: list[str] | None = Field(None, description="The columns' names, for files without a header (CSV).")
     file_column: str | None = Field(None, description="Adds a column that names the file a row came from.")
@@ -115,6 +118,7 @@ class Read(Step):
             separator=self.separator or ",",
             null_values=tuple(self.null_values),
             encoding=self.encoding,
+            skip_lines=self.skip_lines,
             header=self.header,
             columns=None if self.columns is None else tuple(self.columns),
             dates=tuple(self.dates.items()),

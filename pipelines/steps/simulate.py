@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines import events
 from pipelines.code import Function
 from pipelines.errors import DataError, Issue, may_pass
 from pipelines.steps.base import Context, Problems, Step, in_order
@@ -73,7 +74,10 @@ class Called:
             return function(rng, paths, **self.arguments)
         except (Exception, SystemExit) as error:
             failed, passing = f"{type(error).__name__}: {error}".split("\n", 1)[0], may_pass(error)
-        wrong = DataError(Issue(f"{self.function} failed: {failed}", "mend the function"))
+            events.tell_traceback(str(self.function), error)
+        wrong = DataError(
+            Issue(f"{self.function} failed: {failed}", "mend the function; the traceback is in the run's log.jsonl")
+        )
         wrong.passing = passing
         raise wrong
 
