@@ -397,7 +397,11 @@ def _run(options: argparse.Namespace) -> None:
             _show(result)
         except BrokenPipeError:  # all is written by now
             _unheard(sys.stdout)
-        if options.keep and executor.dashboard is not None:
+        if options.performance_report and executor.kind != "local":
+            _say(f"note: --performance-report is of the executor local; this was {executor.described}")
+        if options.keep and executor.dashboard is None:
+            _say(f"note: --keep keeps a cluster up; {executor.described} has none")
+        elif options.keep:
             print(f"the cluster stays up: {executor.dashboard} (Ctrl-C ends it)", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 while True:

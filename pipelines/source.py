@@ -34,6 +34,8 @@ _REFERENCE = re.compile(r"\$(\$\{|\{([^}]*)(\}|$))")
 _IN = re.compile(r"\bIN\s*(\(\s*)?$", re.IGNORECASE)
 _DEEPEST = 50
 _LONGEST = 1000
+CUT = "a comma ends a value inside { }"
+CUT_REMEDY = "put the expression in quotes, or on a line of its own"
 RUN = "${run}"
 
 
@@ -198,6 +200,9 @@ class _Builder:
             name = str(key.value)
             if name == "<<" and not key.style:
                 self.issues.append(Issue("a merge key (<<) is not allowed", "write the keys out", where))
+                continue
+            if name in items and value.start_mark.index == value.end_mark.index and name.count(")") > name.count("("):
+                self.issues.append(Issue(CUT, CUT_REMEDY, where))  # `{x: round(y, 2), z: round(y, 2)}`
                 continue
             if name in items:
                 first = keys[name].line

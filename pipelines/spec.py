@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from pipelines.errors import ConfigError, Issue, Place, did_you_mean, nearest
 from pipelines.params import merged, resolve, undeclared
-from pipelines.source import Node, read_yaml, substitute
+from pipelines.source import CUT, CUT_REMEDY, Node, read_yaml, substitute
 from pipelines.steps import KINDS
 from pipelines.steps.base import Step
 from pipelines.values import Kind
@@ -386,8 +386,7 @@ class _Reader:
             )
             return None
         if (cut := _cut_by_comma(body)) is not None:
-            remedy = "put the expression in quotes, or on a line of its own"
-            self.add(cut, "a comma ends a value inside { }", remedy)
+            self.add(cut, CUT, CUT_REMEDY)
             return None
         for key in body.value:
             if key not in KINDS and key not in COMMON:

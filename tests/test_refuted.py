@@ -71,12 +71,27 @@ def test_intervals_do_not_wrap(tmp_path: Path, unit: Any) -> None:
     table = pl.DataFrame({"t": [datetime(1970, 1, 1), None], "n": [3_000_000, 1]}).with_columns(
         pl.col("t").cast(pl.Datetime(unit))
     )
-    for expression in ("t + INTERVAL (n) HOUR", "t + INTERVAL 3000000 HOUR"):
+    for expression, hours in (
+        ("t + INTERVAL (n) HOUR", 3_000_000),
+        ("t + INTERVAL 3000000 HOUR", 3_000_000),
+        ("t + INTERVAL 125000 DAY", 3_000_000),
+        ("t + INTERVAL '17900 weeks'", 17_900 * 7 * 24),
+        ("t + (t + INTERVAL 62500 DAY - t) + (t + INTERVAL 62500 DAY - t)", 3_000_000),
+        ("t + ((t + INTERVAL 62500 DAY - t) + (t + INTERVAL 62500 DAY - t))", 3_000_000),
+    ):
         if unit == "ns":
-            with pytest.raises(DataError, match="does not fit int64"):
+            with pytest.raises(DataError, match=r"a result is beyond (datetime|duration)\[ns\]"):
                 derived(tmp_path, table, expression)
         else:
-            assert derived(tmp_path, table, expression) == [datetime(1970, 1, 1) + timedelta(hours=3_000_000), None]
+            assert derived(tmp_path, table, expression) == [datetime(1970, 1, 1) + timedelta(hours=hours), None]
+    if unit == "ns":
+        for expression in ("t + INTERVAL 300 YEAR", "t + INTERVAL (n // 100) MONTH", "t + INTERVAL (n) DAY"):
+            with pytest.raises(DataError, match=r"cannot cast datetime to datetime\[ns\]|is beyond datetime\[ns\]"):
+                derived(tmp_path, table, expression)
+        late = table.with_columns(t=pl.lit(-(2**63) + 1).cast(pl.Datetime("ns")))
+        later = derived(tmp_path, late, "t + INTERVAL 200000 DAY")  # longer than 64 bits count
+        assert later == [datetime(1677, 9, 21, 0, 12, 43, 145224) + timedelta(days=200_000)] * 2
+    assert derived(tmp_path, table, "t + INTERVAL 13 MONTH") == [datetime(1971, 2, 1), None]
     assert derived(tmp_path, table, "t + INTERVAL 1500 MICROSECOND - INTERVAL 500 MICROSECOND") == [
         datetime(1970, 1, 1, 0, 0, 0, 1000),
         None,

@@ -134,20 +134,31 @@ def _calendar(op: str, a: Typed, b: Typed) -> Typed:
     if op == "-" and left == right == "date":
         return Typed(days(a) - days(b), INT)
     if op == "-" and {left, right} <= MOMENT and isinstance(common := common_type(a.dtype, b.dtype), pl.Datetime):
-        return Typed(to(a, common) - to(b, common), pl.Duration(common.time_unit))
+        return Typed(_sum("-", to(a, common), to(b, common), found := pl.Duration(common.time_unit)), found)
     if left == "date" and right == "duration":
         a, left = Typed(a.expr.cast(DATETIME), DATETIME), "datetime"
     if right == "duration" and isinstance(a.dtype, pl.Datetime | pl.Duration):
         unit = finer(a.dtype, b.dtype)
         wide = pl.Datetime(unit, a.dtype.time_zone) if isinstance(a.dtype, pl.Datetime) else pl.Duration(unit)
-        x, y = to(a, wide), to(b, pl.Duration(unit))
-        return Typed(x + y if op == "+" else x - y, wide)
+        return Typed(_sum(op, to(a, wide), to(b, pl.Duration(unit)), wide), wide)
     remedy = "CAST the operand"
     if "string" in (left, right):
         remedy = "CAST the string; texts are joined with ||"
     elif left in MOMENT:
         remedy = "add an INTERVAL: x + INTERVAL 3 DAY; whole days to a date: x + 3"
     raise ExpressionError(f"{op} cannot take {dtype_name(a.dtype)} and {dtype_name(b.dtype)}", remedy)
+
+
+def _sum(op: str, x: pl.Expr, y: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Of counts of the type's units; Polars' wrap."""
+    x, y = x.to_physical(), y.to_physical()
+    result = x + y if op == "+" else x - y
+    wrapped = (result < x if op == "+" else result > x) != (y < 0)
+    return _within(wrapped, result, dtype)
+
+
+def _within(beyond: pl.Expr, count: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    return refuse(beyond, pl.lit(f"a result is beyond {dtype_name(dtype)}"), count, INT).cast(dtype)
 
 
 def days(x: Typed) -> pl.Expr:
@@ -161,12 +172,16 @@ UNITS = {
 
 
 _MICROSECONDS = {
+    "week": 7 * 86_400_000_000,
+    "day": 86_400_000_000,
     "hour": 3_600_000_000,
     "minute": 60_000_000,
     "second": 1_000_000,
     "millisecond": 1000,
     "microsecond": 1,
 }
+_CLOCKS = ("year", "quarter", "month", "week", "day")
+"""Units that a zone's clocks count."""
 
 
 def shift(op: str, a: Typed, amount: Typed, unit: str) -> Typed:
@@ -188,27 +203,37 @@ def shift(op: str, a: Typed, amount: Typed, unit: str) -> Typed:
     dtype = a.dtype if isinstance(a.dtype, pl.Datetime) else DATETIME
     if dtype.time_unit == "ms" and name == "microsecond":
         dtype = pl.Datetime("us", dtype.time_zone)
-    if name in _MICROSECONDS:  # in 128 bits: Polars counts in nanoseconds, which wrap after 292 years
-        factor = _MICROSECONDS[name] * (1000 if dtype.time_unit == "ns" else 1) * (1 if op == "+" else -1)
-        many = pl.lit(int(found[1]) * factor, WIDE) if found else to(amount, WIDE) * factor
-        many = many // 1000 if dtype.time_unit == "ms" else many
-        return Typed((to(a, dtype).to_physical().cast(WIDE) + many).cast(INT).cast(dtype), dtype)
-    step: str | pl.Expr
-    if found:
-        step = f"{int(found[1]) * (1 if op == '+' else -1)}{UNITS[name]}"
-    else:
-        count = to(amount, WIDE) * (1 if op == "+" else -1)
-        step = pl.concat_str([count.cast(INT).cast(STRING), pl.lit(UNITS[name])])
-    if dtype.time_zone in (None, "UTC"):
-        return Typed(to(a, dtype).dt.offset_by(step), dtype)
+    count = (int(found[1]) if found else to(amount, WIDE)) * (1 if op == "+" else -1)
+    if dtype.time_zone in (None, "UTC") or name not in _CLOCKS:
+        return Typed(_moved(to(a, dtype), count, name, dtype), dtype)
     # Polars puts a time that clocks jump over before the jump, and refuses one of a day that they do
     utc, local = (
         to(a, dtype).dt.convert_time_zone(zone).dt.replace_time_zone(None) for zone in ("UTC", dtype.time_zone)
     )
-    moved = local.dt.offset_by(step)
+    moved = _moved(local, count, name, pl.Datetime(dtype.time_unit))
     kept = (moved - (local - utc)).dt.replace_time_zone("UTC").dt.convert_time_zone(dtype.time_zone)  # with its offset
     same = kept.dt.replace_time_zone(None) == moved  # of an hour that comes twice
     return Typed(pl.when(same).then(kept).otherwise(placed(moved, dtype)), dtype)
+
+
+def _moved(x: pl.Expr, count: int | pl.Expr, name: str, dtype: pl.Datetime) -> pl.Expr:
+    """So many units later, where a day has 24 hours."""
+    if name in _MICROSECONDS:
+        step = count * _MICROSECONDS[name] * (1000 if dtype.time_unit == "ns" else 1)
+        step = step // 1000 if dtype.time_unit == "ms" else step
+        if isinstance(step, int) and abs(step) < 2**63:
+            return _sum("+", x, pl.lit(step, INT), dtype)
+        exact = x.to_physical().cast(WIDE) + step
+        fits = exact.cast(INT, strict=False)
+        return _within(fits.is_null() & exact.is_not_null(), fits, dtype)
+    months: str | pl.Expr = f"{count}{UNITS[name]}"
+    if isinstance(count, pl.Expr):
+        months = pl.concat_str([count.cast(INT).cast(STRING), pl.lit(UNITS[name])])
+    if dtype.time_unit != "ns":
+        return x.dt.offset_by(months)
+    rest = x.to_physical() % 1000  # Polars' nanoseconds wrap, where a cast from microseconds raises
+    whole = ((x.to_physical() - rest) // 1000).cast(pl.Datetime("us", dtype.time_zone))
+    return _sum("+", whole.dt.offset_by(months).cast(dtype), rest, dtype)
 
 
 # --- Comparison and text ------------------------------------------------------------------------------------------------
