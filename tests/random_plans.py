@@ -183,6 +183,11 @@ def exploded(r: Random, schema: Schema) -> dict[str, Any]:
     return {"columns": r.choice(texts or list(schema)), "split": ",", "empty": r.choice(["keep", "drop"])}
 
 
+def unpivoted(r: Random, schema: Schema) -> dict[str, Any]:
+    alike = [name for name in schema if schema[name] == schema[r.choice(list(schema))]]
+    return {"on": some(r, alike or list(schema), 1, 3), "values": r.choice(["value", *schema])}
+
+
 KINDS: dict[str, Callable[[Random, Schema], Any]] = {
     "filter": conditions,
     "aggregate": aggregated,
@@ -192,6 +197,7 @@ KINDS: dict[str, Callable[[Random, Schema], Any]] = {
     "derive": derived,
     "sample": sampled,
     "explode": exploded,
+    "unpivot": unpivoted,
     "sort": lambda r, t: ordering(r, t, "by") | ({"limit": r.choice([1, 3, 20])} if r.random() < 0.5 else {}),
     "top": lambda r, t: {"n": r.choice([1, 2]), "by": some(r, flat(t), 0, 2), **ordering(r, t, "order_by")},
     "dedupe": lambda r, t: {"by": some(r, flat(t), 1, 2), "keep": r.choice(["first", "last"]), **(ordering(r, t, "order_by") if r.random() < 0.5 else {})},

@@ -1,4 +1,4 @@
-"""fill, explode: against DuckDB, for any partitions."""
+"""fill, explode, unpivot: against DuckDB, for any partitions."""
 
 from __future__ import annotations
 
@@ -85,6 +85,40 @@ def test_explode_equals_duckdb(rows: list[Any]) -> None:
     assert_frame_equal(kept, pl.concat([dropped, alone]).sort("row", maintain_order=True), check_exact=True)
 
 
+@settings(max_examples=40, deadline=None)
+@given(table=tables(), on=st.sampled_from([["x", "y"], ["i"], ["y", "s", "x"], ["k", "g"]]))
+def test_unpivot_equals_duckdb(table: pl.DataFrame, on: list[str]) -> None:
+    on = [name for name in on if table.schema[name] == table.schema[on[0]]]
+    made = answer(table, kind="unpivot", on=on, names="which", values=on[-1])
+    rows = table.with_row_index("row")  # noqa: F841 - DuckDB reads it by its name
+    kept = ", ".join(name for name in table.columns if name not in on)
+    each = " union all ".join(
+        f"select {kept}, '{name}' as which, {name} as v, row, {i} as place from rows" for i, name in enumerate(on)
+    )
+    theirs = duckdb.sql(f"select * exclude (row, place) from ({each}) order by row, place").pl().rename({"v": on[-1]})
+    assert_frame_equal(made, theirs.cast(dict(made.schema)), check_exact=True)
+
+
+def test_unpivot_of_several_types() -> None:
+    table = pl.DataFrame({"i": [1, None], "j": pl.Series([3, 4], dtype=pl.UInt8), "n": [None, None], "k": ["a", "b"]})
+    rows = answer(table, kind="unpivot", on=["n", "j", "i"])
+    assert rows.schema == {"k": pl.String, "name": pl.String, "value": pl.Int64}
+    assert rows.rows() == [
+        ("a", "n", None),
+        ("a", "j", 3),
+        ("a", "i", 1),
+        ("b", "n", None),
+        ("b", "j", 4),
+        ("b", "i", None),
+    ]
+    assert answer(table.head(0), kind="unpivot", on=["j"]).rows() == []
+    assert answer(table.select("i"), kind="unpivot", on=["i"]).rows() == [("i", 1), ("i", None)]
+    operation = bound(SCHEMA, "unpivot", on=["x", "y"])
+    assert operation.reads(frozenset({"name"})) == {"x", "y"}
+    assert operation.tests_early(frozenset({"k"})) == (0,)
+    assert operation.tests_early(frozenset({"k", "name"})) == ()
+
+
 def test_texts_are_split() -> None:
     table = pl.DataFrame({"s": ["a, b", "", None, "ü"], "i": [1, 2, 3, 4]})
     rows = answer(table, kind="explode", columns=["s"], split=", ", empty="drop")
@@ -98,6 +132,8 @@ STEPS = [
     "explode: l",
     "explode: {columns: k, split: '1'}",
     "explode: {columns: [l, n], empty: drop}",
+    "unpivot: {on: [d, i], values: d}",
+    "unpivot: [k]",
 ]
 
 
@@ -158,6 +194,14 @@ def test_a_value_counts_where_it_is_filled_alone(tmp_path: Path) -> None:
         ("explode: {columns: i, split: a}", "'i' is int64, not text"),
         ("explode: {columns: k, split: ''}", "`split` must"),
         ("explode: {columns: l, empty: some}", "`empty` must be"),
+        ("unpivot: [i, z]", "unknown column 'z'"),
+        ("unpivot: [i, i]", "'i' stands here twice"),
+        ("unpivot: [i, k]", "no type holds the values of both: 'k' is string, 'i' is int64"),
+        ("unpivot: {on: i, names: k}", "there is a column 'k' already"),
+        ("unpivot: {on: i, values: l}", "there is a column 'l' already"),
+        ("unpivot: {on: i, values: name}", "both new columns are called 'name'"),
+        ("unpivot: {on: i, names: '^a$'}", "would be taken for a pattern"),
+        ("unpivot: []", "`on` must"),
     ],
 )
 def test_mistakes(tmp_path: Path, step: str, said: str) -> None:

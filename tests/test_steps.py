@@ -54,6 +54,10 @@ EXAMPLES = {
         "order by Date rows between 5 preceding and current row) as Close) from t",
     ),
     "explode": (KINDS["explode"].example, "select * replace (unnest(string_split(Symbol, '.')) as Symbol) from t"),
+    "unpivot": (
+        KINDS["unpivot"].example,
+        "select * from t unpivot include nulls (price for moment in (Open, Close))",
+    ),
     "sort": (KINDS["sort"].example, "select * from t order by Volume desc, Date limit 3"),
 }
 
@@ -67,7 +71,7 @@ def test_the_example_equals_the_oracle_and_duckdb(pipeline: Make, kind: str, exe
     assert_frame_equal(answer, oracle(made.plan())["it"], check_exact=True)
     reference = duckdb.sql(f"with t as (select * from read_csv({FILES})) {sql}").pl()
     assert answer.columns == reference.columns
-    order = [c for c in ("Symbol", "Date", "price", "Volume") if c in answer.columns]
+    order = [c for c in ("Symbol", "Date", "moment", "price", "Volume") if c in answer.columns]
     assert_frame_equal(answer.sort(order), reference.sort(order).cast(dict(answer.schema)), rel_tol=1e-12, abs_tol=0)
 
 
