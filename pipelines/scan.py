@@ -395,12 +395,13 @@ class Source(Struct, frozen=True):
     def _scan_csv(self, piece: Piece, wanted: Sequence[str]) -> pl.LazyFrame:
         names, formats = self._names(piece), self._formats()
         types = {c: self.schema[c] if c in wanted and c not in formats else pl.String() for c in names}
+        raw: bytes | None = None
         if self._is_plain(piece):
             source: str | bytes = piece.path
             header = self.csv.header
         else:
-            source = self._text(piece)
-            source = source[_skipped(source, self.csv) :] if piece.start == 0 else source
+            raw = self._text(piece)
+            source = raw[_skipped(raw, self.csv) :] if piece.start == 0 else raw
             quote = _byte(self.csv.quote or "")
             # to look for one is five times as fast as to count them
             if quote and self._is_cut(piece) and quote in source and source.count(quote) % 2:
@@ -417,8 +418,8 @@ class Source(Struct, frozen=True):
                 # Polars takes no types from a blank first line: to it that is a file without columns.
                 source, header = _header_line(names, self.csv) + source, True
         if any(types[c] == pl.String for c in names if c in wanted):
-            self._check_quotes(piece, source if isinstance(source, bytes) else None)
-        self._check_dates(piece, [c for c in names if c in wanted], source if isinstance(source, bytes) else None)
+            self._check_quotes(piece, raw)
+        self._check_dates(piece, [c for c in names if c in wanted], raw)
         watched, looks = list[str](), list[Look]()
         if self.csv.ragged is None:
             frame = self._polars(source, types, header=header)

@@ -172,6 +172,11 @@ def test_lines_before_the_header(tmp_path, above, partitions):
     put(tmp_path / "a.csv", above + text + "4\n")
     with fails(DataError, "a.csv: row 4 has 1 field, expected 2"):
         rows(tmp_path, "a.csv", csv=csv, partitions=partitions)
+    for wrong, said in (('1,"x" y', "a stray quote"), ("1,02/01/2024", "'02/01/2024' is not date")):
+        put(tmp_path / "a.csv", f"{above}k,v\n{wrong}\n2,03/01/2024\n")
+        with fails(DataError, f"a.csv: row 1, column 'v': .*{said}"):
+            rows(tmp_path, "a.csv", csv=csv, dtypes={"v": pl.Date() if "date" in said else pl.String()})
+    put(tmp_path / "a.csv", above + text + "4\n")
     lines = len((above + text).splitlines())
     assert rows(tmp_path, "a.csv", csv=Csv(skip_lines=lines)) == []
     with fails(ConfigError, f"a.csv has no line after the {lines + 1} that are skipped"):
