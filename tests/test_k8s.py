@@ -26,7 +26,7 @@ import yaml
 from pipelines.checkpoint import FORMAT
 from tests.test_k8s_manifests import kustomized
 
-pytestmark = [pytest.mark.k8s, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.k8s, pytest.mark.timeout(600, func_only=True)]
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT.parent / "shared/k8s"
