@@ -65,10 +65,9 @@ class Unpivot(Step):
             if name in self.on[:i]:
                 problems.add(("on", i), f"{name!r} stands here twice", "remove one")
             elif (both := widened(common, schema[name])) is None:
-                what = f"{name!r} is {dtype_name(schema[name])}, {self.on[0]!r} is {dtype_name(common)}"
-                problems.add(
-                    ("on", i), f"no type holds the values of both: {what}", "cast one of them in a `select` before"
-                )
+                # what those before are together may be the type of none of them
+                what = f"{name!r} is {dtype_name(schema[name])}, the columns before it {dtype_name(common)}"
+                problems.add(("on", i), f"no type holds the values of all: {what}", "cast them in a `select` before")
             else:
                 common = both
         kept = {name: dtype for name, dtype in schema.items() if name not in self.on}
