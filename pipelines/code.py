@@ -180,10 +180,20 @@ def _is_installed(package: str) -> bool:
     return spec is not None and spec.origin is not None and not isinstance(spec.loader, _Loader)
 
 
+_PARSING = threading.Lock()
+
+
+def syntax(source: str | bytes, path: str = "<unknown>", mode: str = "exec") -> ast.AST:
+    """`ast.parse`, which in Python 3.11 fails when two threads are at it: it counts their depths together (gh-106905)."""
+    with _PARSING:
+        tree: ast.AST = ast.parse(source, path, mode)
+    return tree
+
+
 def _imports(module: Module) -> Iterator[str]:
     """The names of modules that a module's imports may mean; also where they are texts, but not where they are computed."""
     own = module.name if module.is_package else module.name.rpartition(".")[0]
-    nodes = list(ast.walk(ast.parse(module.source, module.path)))
+    nodes = list(ast.walk(syntax(module.source, module.path)))
     importers = {"import_module", "__import__"}
     for node in nodes:  # their other names: `from importlib import import_module as im`, `im = importlib.import_module`
         if isinstance(node, ast.ImportFrom):

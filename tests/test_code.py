@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines import ConfigError, MachineError, code
-from pipelines.code import FunctionError, find
+from pipelines.code import FunctionError, find, syntax
 from pipelines.pipeline import Pipeline, load
 from pipelines.plan import Plan
 from pipelines.run import execute
@@ -296,3 +299,22 @@ def test_modules_imported_by_calls_are_part_of_the_key(tmp_path: Path, text: str
         assert f(1) == n
         keys.add(function.digest)
     assert len(keys) == 2
+
+
+def test_several_threads_may_read_modules_at_once() -> None:
+    """Python 3.11 counts the depths of all threads' trees together; who hears of its collector lets other threads in between."""
+    source = "x = " + "(" * 60 + "1" + ")" * 60 + "\n" + "y = f(a, g(b, [c, {d: e}]))\n" * 40
+
+    def heard(*_: object) -> None:
+        time.sleep(0)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(heard)
+    gc.set_threshold(200)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            trees = list(pool.map(lambda _: syntax(source * 20), range(60)))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(heard)
+    assert len({len(tree.body) for tree in trees}) == 1  # type: ignore[attr-defined]

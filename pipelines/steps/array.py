@@ -8,13 +8,14 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from pydantic import Field
 
 from pipelines.arrays import OnArrays, plan
+from pipelines.code import syntax
 from pipelines.errors import DataError, Issue, did_you_mean
 from pipelines.steps.base import Context, Problems, Step
 from pipelines.types import Schema
@@ -137,7 +138,7 @@ def parsed(text: str) -> ast.expr:
     line = re.sub(r"#[^\n]*|\\?\n", lambda found: " " * len(found[0]), text)
     start = len(line) - len(line.lstrip())
     try:
-        tree = ast.parse(line[start:], mode="eval").body
+        tree = cast(ast.Expression, syntax(line[start:], mode="eval")).body
     except SyntaxError as error:
         raise ExpressionError(f"this is no expression: {error.msg}", "write it as in NumPy: log(a) @ [0.5, 0.5]", start + (error.offset or 1) - 1) from None  # fmt: skip
     encoded = line[start:].encode()

@@ -74,6 +74,7 @@ class JoinedAsof(Joining):
         dtype = self.dtype
         if isinstance(dtype, pl.Datetime) and dtype.time_zone:
             dtype = pl.Datetime(dtype.time_unit, "UTC")  # as `join` has them
+            left, right = left.cast(dtype), right.cast(dtype)
         low, high = (shift(sign, Typed(left, dtype), amount, "").expr for sign in "-+")
         return right.is_between(low, high)
 
