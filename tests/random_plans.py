@@ -184,8 +184,9 @@ def exploded(r: Random, schema: Schema) -> dict[str, Any]:
 
 
 def unpivoted(r: Random, schema: Schema) -> dict[str, Any]:
-    alike = [name for name in schema if schema[name] == schema[r.choice(list(schema))]]
-    return {"on": some(r, alike or list(schema), 1, 3), "values": r.choice(["value", *schema])}
+    dtype = schema[r.choice(list(schema))]
+    alike = [name for name in schema if schema[name] == dtype]
+    return {"on": some(r, alike, 1, 3), "values": r.choice(["value", *schema])}
 
 
 KINDS: dict[str, Callable[[Random, Schema], Any]] = {
