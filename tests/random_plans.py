@@ -189,6 +189,17 @@ def unpivoted(r: Random, schema: Schema) -> dict[str, Any]:
     return {"on": some(r, alike, 1, 3), "values": r.choice(["value", *schema])}
 
 
+def pivoted(r: Random, schema: Schema) -> dict[str, Any]:
+    of = {pl.String(): ["a", "ü", "€,b"], pl.Boolean(): [True, False], pl.Date(): ["2020-02-29", "1969-01-01"]}
+    names = [name for name in schema if schema[name] in of or schema[name].is_numeric()]
+    name = r.choice(names or list(schema))
+    made = aggregated(r, schema)
+    by = made.pop("by")
+    one = next(iter(made.values()))
+    listed = r.sample(of.get(schema[name], [0, 2, -3]), r.randint(1, 2))
+    return {"by": by, "names": name, "columns": listed, "values": made if r.random() < 0.5 else one}
+
+
 KINDS: dict[str, Callable[[Random, Schema], Any]] = {
     "filter": conditions,
     "aggregate": aggregated,
@@ -198,6 +209,7 @@ KINDS: dict[str, Callable[[Random, Schema], Any]] = {
     "derive": derived,
     "sample": sampled,
     "explode": exploded,
+    "pivot": pivoted,
     "unpivot": unpivoted,
     "sort": lambda r, t: ordering(r, t, "by") | ({"limit": r.choice([1, 3, 20])} if r.random() < 0.5 else {}),
     "top": lambda r, t: {"n": r.choice([1, 2]), "by": some(r, flat(t), 0, 2), **ordering(r, t, "order_by")},

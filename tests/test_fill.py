@@ -1,4 +1,4 @@
-"""fill, explode, unpivot: against DuckDB, for any partitions."""
+"""fill, explode, unpivot, pivot: against DuckDB, for any partitions."""
 
 from __future__ import annotations
 
@@ -119,6 +119,36 @@ def test_unpivot_of_several_types() -> None:
     assert operation.tests_early(frozenset({"k", "name"})) == ()
 
 
+@settings(max_examples=40, deadline=None)
+@given(table=tables(), by=KEYS, names=st.sampled_from(["k", "g", "i", "b"]), parts=st.sampled_from([1, 3]))
+def test_pivot_equals_duckdb(table: pl.DataFrame, by: list[str], names: str, parts: int) -> None:
+    listed: list[Any] = {"k": ["a", "ü"], "b": [True], "g": [0, 1, 2], "i": [-1, 3]}[names]
+    values = {"n": "count(*)", "m": "max(i)", "a": "sum(i) FILTER (WHERE x > 0)", "f": "max(i) - min(i)"}
+    made = answer(table, kind="pivot", by=by, names=names, columns=listed, values=values)
+    sql = [
+        f"{expression} filter (where {names} = {value!r})" for value in listed for expression in ["count(*)", "max(i)"]
+    ]
+    assert made.columns[len(by) : len(by) + 2] == [f"{str(listed[0]).lower()}_n", f"{str(listed[0]).lower()}_m"]
+    group = f"group by {', '.join(by)} order by {', '.join(f'{k} nulls last' for k in by)}" if by else ""
+    theirs = duckdb.sql(f'select {", ".join([*by, *sql])} from "table" {group}').pl()
+    ours = made.select(*by, *(f"{str(v).lower()}_{each}" for v in listed for each in "nm"))
+    assert_frame_equal(
+        ours, theirs.rename(dict(zip(theirs.columns, ours.columns, strict=True))).cast(dict(ours.schema))
+    )
+
+
+def test_pivot_computes_of_the_rows_that_it_wants() -> None:
+    """Tables of names and texts have numbers and others in one column."""
+    table = pl.DataFrame({"k": [1, 1, 2, 2], "n": ["x", "note", "x", "note"], "v": ["7", "none", None, "8"]})
+    options = {"kind": "pivot", "by": ["k"], "names": "n", "columns": ["x"]}
+    assert answer(table, **options, values="first(CAST(v AS BIGINT))").rows() == [(1, 7), (2, None)]
+    assert answer(table, **options, values="count(*) FILTER (WHERE CAST(v AS BIGINT) > 1)").rows() == [(1, 1), (2, 0)]
+    with pytest.raises(DataError, match=r"cannot cast string to int64: .*none"):
+        answer(table, **options | {"columns": ["note"]}, values="max(CAST(v AS BIGINT))")
+    assert answer(table.head(0), **options, values="count(*)").rows() == []
+    assert answer(table, **options | {"by": []}, values={"n": "count(*)"}).to_dict(as_series=False) == {"x_n": [2]}
+
+
 def test_texts_are_split() -> None:
     table = pl.DataFrame({"s": ["a, b", "", None, "ü"], "i": [1, 2, 3, 4]})
     rows = answer(table, kind="explode", columns=["s"], split=", ", empty="drop")
@@ -134,6 +164,8 @@ STEPS = [
     "explode: {columns: [l, n], empty: drop}",
     "unpivot: {on: [d, i], values: d}",
     "unpivot: [k]",
+    "pivot: {by: d, names: k, columns: ['1', '2'], values: {n: count(*), first: first(i), sum: sum(y), q: median(y)}}",
+    "pivot: {names: k, columns: [y, '4'], values: avg(y)}",
 ]
 
 
@@ -151,10 +183,11 @@ def test_the_same_for_any_partitions(tmp_path: Path, step: str) -> None:
         }
     )
     table.write_parquet(tmp_path / "in.parquet", row_group_size=50)
+    chosen = "'2_sum'" if "n: count" in step else "y"
     for partitions in (1, 3, 16):
         (tmp_path / "c.yaml").write_text(
             f"steps:\n  t:\n    read: {{path: in.parquet, partitions: {partitions}}}\n  it:\n    {step}\n"
-            "  narrow:\n    select: [y]\n"
+            f"  narrow:\n    select: [{chosen}]\n"
         )
         made = load(tmp_path / "c.yaml")
         tables = oracle(made.plan())
@@ -204,6 +237,18 @@ def test_a_value_counts_where_it_is_filled_alone(tmp_path: Path) -> None:
         ("unpivot: {on: i, values: name}", "both new columns are called 'name'"),
         ("unpivot: {on: i, names: '^a$'}", "would be taken for a pattern"),
         ("unpivot: []", "`on` must"),
+        ("pivot: {names: z, columns: [a], values: count(*)}", "unknown column 'z'"),
+        ("pivot: {by: z, names: k, columns: [a], values: count(*)}", "unknown column 'z'"),
+        ("pivot: {names: k, columns: [], values: count(*)}", "`columns` must"),
+        ("pivot: {names: k, columns: [a, a], values: count(*)}", "'a' stands here twice"),
+        ("pivot: {names: k, columns: [1], values: count(*)}", "c.yaml:5:33: cannot compare string with int64"),
+        ("pivot: {names: i, columns: [a], values: count(*)}", "c.yaml:5:33: cannot"),
+        ("pivot: {by: i, names: k, columns: [i], values: count(*)}", "there is a column 'i' already"),
+        ("pivot: {names: k, columns: ['^a$'], values: count(*)}", "would be taken for a pattern"),
+        ("pivot: {names: k, columns: [''], values: count(*)}", "a column without a name"),
+        ("pivot: {names: k, columns: [a], values: i}", "c.yaml:5:45: "),
+        ("pivot: {names: k, columns: [a], values: {}}", "names nothing to compute"),
+        ("pivot: {names: k, columns: [a, b], values: {n: summ(i)}}", "did you mean 'sum'"),
     ],
 )
 def test_mistakes(tmp_path: Path, step: str, said: str) -> None:

@@ -274,8 +274,24 @@ def busy(admin: Admin, running: subprocess.Popen[str], workers: int = 2) -> str:
         at_work = told.get('dask_scheduler_tasks{state="memory"}', 0) >= 2
         return name if at_work and connected(told) >= workers else None
 
-    found: str = admin.wait("workers at work", ready)
+    try:
+        found: str = admin.wait("workers at work", ready)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{state(admin)}") from None
     return found
+
+
+def state(admin: Admin) -> str:
+    """Pods, events and the ends of the pods' logs, for the message of a test that waited for nothing."""
+    told = [admin.run("get", "pods,daskjobs,daskclusters", "-n", SPACE, "-o", "wide", check=False)]
+    told.append(admin.run("get", "events", "-n", SPACE, "--sort-by=.lastTimestamp", check=False)[-4000:])
+    for pod in admin.get("pods"):
+        name = pod["metadata"]["name"]
+        told += [f"---- {name}", admin.run("logs", "-n", SPACE, name, "--tail=60", check=False)]
+        told += [admin.run("logs", "-n", SPACE, name, "--tail=60", "--previous", check=False)]
+    if clusters := admin.get("daskclusters"):
+        told.append(json.dumps(metrics(admin, clusters[0]["metadata"]["name"])))
+    return "\n".join(told)
 
 
 def metrics(admin: Admin, run: str) -> dict[str, float]:

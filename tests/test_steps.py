@@ -58,6 +58,10 @@ EXAMPLES = {
         KINDS["unpivot"].example,
         "select * from t unpivot include nulls (price for moment in (Open, Close))",
     ),
+    "pivot": (
+        KINDS["pivot"].example,
+        "pivot t on Symbol in ('AAPL', 'IBM') using first(Close) as close, count(*) as days group by Date order by Date",
+    ),
     "sort": (KINDS["sort"].example, "select * from t order by Volume desc, Date limit 3"),
 }
 

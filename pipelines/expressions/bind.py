@@ -69,9 +69,9 @@ class Expression(Struct, frozen=True):
         on_window: OnWindow | None = None,
         wanted: pl.Expr | None = None,
     ) -> Typed:
-        """`wanted`: the rows whose values count; an error in another is none."""
+        """`wanted`: the rows whose values count, or of which aggregates are; an error in another is none."""
         try:
-            binder = _Binder(schema, on_aggregate, on_window)
+            binder = _Binder(schema, on_aggregate, on_window, wanted)
             return (binder if wanted is None else binder._guarded(self._tree, wanted)).bind(self._tree)
         except RecursionError:
             raise ExpressionError("the expression is nested too deeply", "split it over several derive steps") from None
@@ -153,6 +153,7 @@ class _Binder(Struct, frozen=True):
     schema: Schema
     on_aggregate: OnAggregate | None
     on_window: OnWindow | None
+    rows: pl.Expr | None = None  # those of which aggregates are; None: all
     inside: str = ""  # the aggregate whose argument is bound
     guard: pl.Expr | None = None  # the rows for which the value is wanted
 
@@ -439,8 +440,10 @@ class _Binder(Struct, frozen=True):
         if distinct:
             arguments = node.expressions[0].expressions
         arguments = list(arguments)
-        within = replace(self, inside=name, guard=None)
-        rows = within._truth(where) if where is not None else None
+        within, rows = replace(self, inside=name, guard=None), self.rows
+        if where is not None:
+            truth = (within if rows is None else within._guarded(where, rows))._truth(where)
+            rows = truth if rows is None else rows & truth
         if name == "count" and (not arguments or isinstance(arguments[0], exp.Star)):
             return self.on_aggregate("count", None, False, rows, None)
         part = None

@@ -164,6 +164,67 @@ class AggregatedWhole(AggregatedByKey):
         return self.apply(frame)
 
 
+class Groups:
+    """Puts together what computes aggregates of groups: call by call, output by output."""
+
+    def __init__(self, by: list[str], schema: Schema, problems: Problems) -> None:
+        problems.keys("by", by, schema)
+        self.schema, self.problems = schema, problems
+        self.keys = [(name, schema[name]) for name in by if name in schema]
+        self.calls = dict[tuple[str, float | None, bytes], Call]()
+        self.mark = "~"  # states stand beside the keys: their names must not meet
+        while any(name.startswith(self.mark) for name in by):
+            self.mark += "~"
+        self.columns, self.at = set(by), next(iter(by or schema), "")
+        self.outputs = list[tuple[str, pl.Expr]]()
+        self.out = dict(self.keys)
+
+    def add(self, path: tuple[str | int, ...], name: str, text: str, rows: pl.Expr | None = None) -> None:
+        """A column of the result, of the groups' `rows`; None: of all."""
+        if found := self.problems.expression(path, text, self.schema, self._call, wanted=rows):
+            self.outputs.append((name, found[0].expr))
+            self.out[name] = found[0].dtype
+            self.columns |= found[1]
+
+    def _call(
+        self, function: str, argument: Typed | None, distinct: bool, where: pl.Expr | None, part: float | None
+    ) -> Typed:
+        if distinct and function not in ("min", "max"):
+            function += "_distinct"
+            if function not in FUNCTIONS:
+                raise ExpressionError(
+                    f"{function.removesuffix('_distinct')}(DISTINCT ...) has no meaning", "leave DISTINCT out"
+                )
+        if argument is None:  # count(*): every row counts, whatever it holds
+            argument = Typed(pl.lit(1, pl.Int8), pl.Int8())
+            function = "count_rows" if where is None else "count"
+        known = FUNCTIONS[function]
+        result = known.result(argument.dtype)
+        if result is None:
+            raise ExpressionError(
+                f"{function.replace('_', ' ')} does not take {dtype_name(argument.dtype)}",
+                f"it takes {known.takes}",
+            )
+        of = argument.expr
+        if where is not None:  # all but first and last pass over NULL, which is faster than to filter
+            of = of.filter(where) if function in ("first", "last") else pl.when(where).then(of)
+        if not of.meta.root_names():  # a constant: once for each row
+            self.columns.add(self.at)
+            every = pl.col(self.at).is_null()
+            of = pl.when(every).then(of).otherwise(of)
+        key = (function, part, of.meta.serialize())
+        call = self.calls.setdefault(key, Call(function, of, argument.dtype, f"{self.mark}{len(self.calls)}", part))
+        return Typed(pl.col(call.name), result)
+
+    def operation(self) -> Aggregated | AggregatedByKey:
+        reads = frozenset(self.columns)
+        grouping = Grouping(tuple(self.keys), tuple(self.calls.values()), tuple(self.outputs))
+        if any(c.known.kind == "rows" for c in grouping.calls):
+            return (AggregatedByKey if self.keys else AggregatedWhole)(self.out, grouping, reads)
+        empty = pl.LazyFrame(schema={name: self.schema[name] for name in self.schema if name in reads})
+        return Aggregated(self.out, dict(grouping.states(empty, "near").collect_schema()), grouping, reads)
+
+
 class Aggregate(Step):
     """One row for each group: `name: expression` over aggregate functions. Without `by`, one row for the whole table.
 
@@ -180,67 +241,16 @@ class Aggregate(Step):
     by: Texts = Field([], description="The key columns. NULL is a key like any other.")
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
-        problems.keys("by", self.by, schema)
-        keys = [(name, schema[name]) for name in self.by if name in schema]
-        calls = dict[tuple[str, float | None, bytes], Call]()
-        mark = "~"  # states stand beside the keys: their names must not meet
-        while any(name.startswith(mark) for name in self.by):
-            mark += "~"
-
-        columns, at = set(self.by), next(iter(self.by or schema), "")
-
-        def on_aggregate(
-            function: str, argument: Typed | None, distinct: bool, where: pl.Expr | None, part: float | None
-        ) -> Typed:
-            if distinct and function not in ("min", "max"):
-                function += "_distinct"
-                if function not in FUNCTIONS:
-                    raise ExpressionError(
-                        f"{function.removesuffix('_distinct')}(DISTINCT ...) has no meaning", "leave DISTINCT out"
-                    )
-            if argument is None:  # count(*): every row counts, whatever it holds
-                argument = Typed(pl.lit(1, pl.Int8), pl.Int8())
-                function = "count_rows" if where is None else "count"
-            known = FUNCTIONS[function]
-            result = known.result(argument.dtype)
-            if result is None:
-                raise ExpressionError(
-                    f"{function.replace('_', ' ')} does not take {dtype_name(argument.dtype)}",
-                    f"it takes {known.takes}",
-                )
-            of = argument.expr
-            if where is not None:  # all but first and last pass over NULL, which is faster than to filter
-                of = of.filter(where) if function in ("first", "last") else pl.when(where).then(of)
-            if not of.meta.root_names():  # a constant: once for each row
-                columns.add(at)
-                every = pl.col(at).is_null()
-                of = pl.when(every).then(of).otherwise(of)
-            key = (function, part, of.meta.serialize())
-            call = calls.setdefault(key, Call(function, of, argument.dtype, f"{mark}{len(calls)}", part))
-            return Typed(pl.col(call.name), result)
-
-        outputs = list[tuple[str, pl.Expr]]()
-        out = dict(keys)
+        groups = Groups(self.by, schema, problems)
         for name, text in self.__pydantic_extra__.items():
             if name in self.by:
                 problems.key((), name, f"{name!r} is a key already", "choose another name")
             problems.new_column((), name)
-            if problems.misspelt(self, name, text):
-                continue
-            if found := problems.expression((name,), text, schema, on_aggregate):
-                outputs.append((name, found[0].expr))
-                out[name] = found[0].dtype
-                columns |= found[1]
-        if not out and not problems.issues:
+            if not problems.misspelt(self, name, text):
+                groups.add((name,), name, text)
+        if not groups.out and not problems.issues:
             problems.add((), "aggregate names nothing to compute", "write `aggregate: {by: [key], name: avg(column)}`")
-        if problems.issues:
-            return None
-        reads = frozenset(columns)
-        grouping = Grouping(tuple(keys), tuple(calls.values()), tuple(outputs))
-        if any(c.known.kind == "rows" for c in grouping.calls):
-            return (AggregatedByKey if keys else AggregatedWhole)(out, grouping, reads)
-        empty = pl.LazyFrame(schema={name: schema[name] for name in schema if name in columns})
-        return Aggregated(out, dict(grouping.states(empty, "near").collect_schema()), grouping, reads)
+        return None if problems.issues else groups.operation()
 
     def identity(self) -> Mapping[str, Any]:
         return {"by": self.by, "outputs": list(self.__pydantic_extra__.items())}

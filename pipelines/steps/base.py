@@ -301,11 +301,14 @@ class Problems:
         self.issues.append(Issue(message, remedy, parent.keys.get(name, parent.place)))
 
     def new_column(self, path: tuple[str | int, ...], name: str) -> None:
-        """A name that is empty, or that Polars takes for a pattern, is an issue at the key `name` of the mapping at `path`."""
-        if not name:
-            self.key(path, name, "a column without a name", "give it one: a CSV file without it is not read again")
-        elif is_pattern(name):
-            self.key(path, name, f"the column name {name!r} would be taken for a pattern", "choose another name")
+        """A name that no column may have is an issue at the key `name` of the mapping at `path`."""
+        if fault := _fault(name):
+            self.key(path, name, *fault)
+
+    def named(self, path: tuple[str | int, ...], name: str) -> None:
+        """A name that no column may have is an issue at the value at `path`."""
+        if fault := _fault(name):
+            self.add(path, *fault)
 
     def column(self, path: tuple[str | int, ...], name: str, schema: Schema) -> bool:
         """Whether the column exists; if not, that is an issue."""
@@ -388,6 +391,15 @@ class Problems:
         except FunctionError as error:
             self.add(path, error.message, error.remedy)
             return None
+
+
+def _fault(name: str) -> tuple[str, str] | None:
+    """Why no column may be called that, and what to do."""
+    if not name:
+        return "a column without a name", "give it one: a CSV file without it is not read again"
+    if is_pattern(name):  # of Polars
+        return f"the column name {name!r} would be taken for a pattern", "choose another name"
+    return None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import polars as pl
 from pydantic import Field
 
 from pipelines.steps.base import Columns, Context, Operation, Problems, Step, Texts
-from pipelines.types import Schema, dtype_name, is_pattern, widened
+from pipelines.types import Schema, dtype_name, widened
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,11 @@ class Unpivot(Step):
                 common = both
         kept = {name: dtype for name, dtype in schema.items() if name not in self.on}
         for option, name in (("names", self.names), ("values", self.values)):
+            problems.named((option,), name)
             if name in kept:
                 problems.add(
                     (option,), f"there is a column {name!r} already", f"choose another name with `{option}: ...`"
                 )
-            elif is_pattern(name):
-                problems.add((option,), f"the column name {name!r} would be taken for a pattern", "choose another name")
         if self.names == self.values:
             problems.add(("values",), f"both new columns are called {self.names!r}", "choose another name")
         if problems.issues:
