@@ -491,7 +491,7 @@ class _Cutter:
         """Whether partial results are much smaller than what they are made of."""
         if self.input_bytes <= _SMALL:
             return True
-        return shrinks(self.estimates()[node.inputs[0]], operation.groups, partitions) <= _SHRUNK
+        return shrinks(self.estimates()[node.inputs[0]], operation.parted, partitions) <= _SHRUNK
 
     def sink(self, node: Node) -> tuple[Stage, ...]:
         assert isinstance(node.bound, Output)

@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 from pipelines import ConfigError
 from pipelines.pipeline import load
 from tests.oracle import oracle
-from tests.test_window import answer, large, tables
+from tests.test_window import answer, bound, large, tables
 
 NUMBERS = ["i", "y", "m"]
 
@@ -93,3 +93,10 @@ def test_mistakes(tmp_path: Path, step: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "c.yaml").plan()
     assert said in str(caught.value)
+
+
+def test_variances_depend_on_partitions() -> None:
+    """As in `aggregate`: after the memory is used up such a run is not tried again with smaller ones."""
+    schema = {"x": pl.Float64(), "s": pl.String()}
+    assert not bound(schema, "describe", quartiles=False).any_layout
+    assert bound(schema, "describe", columns=["s"], quartiles=False).any_layout

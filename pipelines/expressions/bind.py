@@ -69,10 +69,10 @@ class Expression(Struct, frozen=True):
         on_window: OnWindow | None = None,
         wanted: pl.Expr | None = None,
     ) -> Typed:
-        """`wanted`: the rows whose values count, or of which aggregates are; an error in another is none."""
+        """`wanted`: the rows whose values count; an error in another is none, also where an aggregate is of all."""
         try:
-            binder = _Binder(schema, on_aggregate, on_window, wanted)
-            return (binder if wanted is None else binder._guarded(self._tree, wanted)).bind(self._tree)
+            binder = _Binder(schema, on_aggregate, on_window, wanted=wanted)
+            return binder._guarded(self._tree, wanted).bind(self._tree)
         except RecursionError:
             raise ExpressionError("the expression is nested too deeply", "split it over several derive steps") from None
 
@@ -153,8 +153,8 @@ class _Binder(Struct, frozen=True):
     schema: Schema
     on_aggregate: OnAggregate | None
     on_window: OnWindow | None
-    rows: pl.Expr | None = None  # those of which aggregates are; None: all
     inside: str = ""  # the aggregate whose argument is bound
+    wanted: pl.Expr | None = None  # the rows for which any value is
     guard: pl.Expr | None = None  # the rows for which the value is wanted
 
     def bind(self, node: exp.Expr) -> Typed:
@@ -343,9 +343,9 @@ class _Binder(Struct, frozen=True):
                 result = to(value, common)
         return Typed(result, common)
 
-    def _guarded(self, node: exp.Expr, wanted: pl.Expr) -> _Binder:
+    def _guarded(self, node: exp.Expr, wanted: pl.Expr | None) -> _Binder:
         """Polars computes every branch for every row: one that can fail reads nulls where it is not wanted."""
-        if not any(_can_fail(n) for n in node.walk()) or (self.on_aggregate and not self.inside):
+        if wanted is None or not any(_can_fail(n) for n in node.walk()) or (self.on_aggregate and not self.inside):
             return self
         return replace(self, guard=wanted if self.guard is None else self.guard & wanted)
 
@@ -440,10 +440,9 @@ class _Binder(Struct, frozen=True):
         if distinct:
             arguments = node.expressions[0].expressions
         arguments = list(arguments)
-        within, rows = replace(self, inside=name, guard=None), self.rows
+        within, rows = replace(self, inside=name, guard=None), None
         if where is not None:
-            truth = (within if rows is None else within._guarded(where, rows))._truth(where)
-            rows = truth if rows is None else rows & truth
+            rows = within._guarded(where, self.wanted)._truth(where)
         if name == "count" and (not arguments or isinstance(arguments[0], exp.Star)):
             return self.on_aggregate("count", None, False, rows, None)
         part = None
@@ -452,7 +451,7 @@ class _Binder(Struct, frozen=True):
             arguments = arguments[:1]
         if len(arguments) != 1:
             raise ExpressionError(f"{name} takes one argument, not {len(arguments)}", f"write {name}(x)", offset)
-        argument = (within if rows is None else within._guarded(arguments[0], rows)).bind(arguments[0])
+        argument = within._guarded(arguments[0], self.wanted)._guarded(arguments[0], rows).bind(arguments[0])
         try:
             return self.on_aggregate(AGGREGATES[name], Typed(argument.expr, argument.dtype), distinct, rows, part)
         except ExpressionError as error:

@@ -97,6 +97,11 @@ class Reduction(Operation):
         return ()
 
     @property
+    def parted(self) -> tuple[str, ...]:
+        """Columns of the input: of rows in which they are equal the state has one row. More than `groups`, perhaps."""
+        return self.groups
+
+    @property
     def any_order(self) -> bool:
         """Whether the step's answer is the same for any order of rows and of states."""
         return False

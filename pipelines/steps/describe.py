@@ -84,6 +84,10 @@ class DescribedInParts(Reduction):
     def any_order(self) -> bool:
         return self.parts.any_order
 
+    @property
+    def any_layout(self) -> bool:
+        return self.parts.any_layout
+
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.parts.partial(frame)
 
