@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,28 @@ def test_nobody_there(pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         pipeline(STEPS).run("tcp://127.0.0.1:9")
     with pytest.raises(MachineError, match="no scheduler answers at strange://x"):
         pipeline(STEPS).run("strange://x")
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes(8)])
+def test_what_answers_is_no_scheduler(pipeline: Make, monkeypatch: pytest.MonkeyPatch, says: bytes) -> None:
+    """As a dashboard's port, or a proxy whose other side is not there: Dask's client would wait without end."""
+    from pipelines.executors import address
+
+    monkeypatch.setattr(address, "_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            taken, _ = server.accept()
+            with taken, suppress(ConnectionError):
+                taken.sendall(says)
+                taken.recv(1)  # until it is closed there
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(MachineError, match="what answers there is no Dask scheduler"):
+            pipeline(STEPS).run("tcp://{}:{}".format(*server.getsockname()))
+        answering.join(10)
+        assert not answering.is_alive()
 
 
 def test_a_folder_that_workers_do_not_see(pipeline: Make, address: str, monkeypatch: pytest.MonkeyPatch) -> None:

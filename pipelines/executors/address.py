@@ -11,7 +11,7 @@ from distributed.versions import VersionMismatchWarning
 
 from pipelines.dashboard import answering
 from pipelines.errors import Issue, MachineError
-from pipelines.executors.cluster import Cluster, compare
+from pipelines.executors.cluster import Cluster, compare, knock
 from pipelines.graph import register_serializers
 
 _SECONDS = 10
@@ -34,14 +34,12 @@ class Address(Cluster):
         try:
             with warnings.catch_warnings():  # of other versions: `compare` says it, and ends the run
                 warnings.simplefilter("ignore", VersionMismatchWarning)
+                knock(self.address, _SECONDS)
                 client = Client(self.address, timeout=f"{_SECONDS}s", set_as_default=False)
             self.client = self.stack.enter_context(client)
         except (OSError, TimeoutError, ValueError) as error:
-            problem = Issue(
-                f"no scheduler answers at {self.address}: {error}",
-                "start one there (dask scheduler), or name another address",
-            )
-            raise MachineError(problem) from None
+            remedy = "start one there (dask scheduler), or name another address: the dashboard has a port of its own"
+            raise MachineError(Issue(f"no scheduler answers at {self.address}: {error}", remedy)) from None
         try:
             with self._guarded():
                 compare(self.client, f"the cluster at {self.address}", f"start some: dask worker {self.address}")

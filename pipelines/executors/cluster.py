@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +17,7 @@ from typing import Any
 
 from distributed import Client, KilledWorker
 from distributed.client import ClosedClientError, FutureCancelledError, FuturesCancelledError
+from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.comm.core import CommClosedError
 from distributed.diagnostics.plugin import WorkerPlugin
 from msgspec import Struct
@@ -31,6 +34,8 @@ _GONE = (CommClosedError, FutureCancelledError, FuturesCancelledError, TimeoutEr
 _DEATHS = 3
 """So often workers may die for want of memory with tasks of one stage."""
 _SECONDS = 10
+_GREETING = 1 << 16
+"""Bytes; it has versions and names of compressions."""
 
 
 class File(Struct, frozen=True):
@@ -242,6 +247,24 @@ def _timings(dask_scheduler: Any, names: set[str]) -> tuple[dict[str, Timing], i
     workers = dask_scheduler.workers.values()
     memory = sum(int(worker.metrics.get("memory", 0)) for worker in workers)
     return found, memory, sum(int(worker.metrics.get("spilled_bytes", {}).get("disk", 0)) for worker in workers)
+
+
+def knock(address: str, seconds: float) -> None:
+    """Raises OSError when what answers at an address is no Dask scheduler.
+
+    Dask's connect waits without end for the first word of one that keeps silent (a proxy whose other side is not there yet),
+    and takes what an HTTP server says for a size of memory. A scheduler speaks first: the length of its greeting.
+    """
+    scheme, location = parse_address(address)
+    if scheme != "tcp":
+        return
+    with socket.create_connection(parse_host_port(location, 8786), seconds) as found:
+        try:
+            said = found.recv(8, socket.MSG_WAITALL)
+        except TimeoutError:
+            said = b""
+    if len(said) < 8 or not 0 < int.from_bytes(said, sys.byteorder) < _GREETING:
+        raise OSError("what answers there is no Dask scheduler")
 
 
 def compare(client: Client, cluster: str, remedy: str = "") -> None:

@@ -27,7 +27,7 @@ from pipelines.code import Code
 from pipelines.dashboard import answering
 from pipelines.errors import Issue, MachineError, PipelineError
 from pipelines.executors.base import OutOfMemory, Progress
-from pipelines.executors.cluster import Cluster, File, Project, compare
+from pipelines.executors.cluster import Cluster, File, Project, compare, knock
 from pipelines.graph import register_serializers
 from pipelines.k8s.api import Kube, Object
 from pipelines.k8s.manifests import Setting, cluster, new_name
@@ -113,8 +113,9 @@ class Kubernetes(Cluster):
             try:
                 with warnings.catch_warnings():  # of other versions: `compare` says it
                     warnings.simplefilter("ignore", VersionMismatchWarning)
+                    knock(address, 5)
                     client = Client(address, timeout="5s", set_as_default=False)
-            except (OSError, TimeoutError, MemoryError) as error:  # memory: what answered is no scheduler
+            except OSError as error:
                 if time.monotonic() > deadline:
                     remedy = "kubectl logs of its pod says why"
                     raise MachineError(Issue(f"no scheduler answers at {address}: {error}", remedy)) from None
