@@ -159,14 +159,20 @@ class Rows:
         wide: pl.DataType = pl.Int128()
         if isinstance(call.dtype, pl.Decimal):
             wide = pl.Decimal(38, call.dtype.scale)
-            if reach >= 10 ** (38 - call.dtype.scale):
-                raise pl.exceptions.ComputeError("overflow: running totals of these decimals do not fit 38 digits")
-        running = of.cast(wide).fill_null(0).cum_sum()
-        running = pl.concat([pl.Series([0]).cast(wide), running.cast(wide)])
-        lows, highs = np.empty(self.size, dtype=np.int64), np.empty(self.size, dtype=np.int64)
+        exact = of.cast(wide).fill_null(0)
+        if isinstance(call.dtype, pl.Decimal) and reach >= 10 ** (38 - call.dtype.scale):
+            # group by group: whether that has more than 38 digits does not depend on which groups are here
+            group = pl.Series("group", np.repeat(np.arange(len(self.lengths)), self.lengths))
+            running = (
+                exact.alias("x").to_frame().with_columns(group).select(pl.col("x").cum_sum().over("group")).to_series()
+            )
+        else:
+            running = exact.cum_sum()
+        firsts, lasts = np.empty(self.size, dtype=np.int64), np.empty(self.size, dtype=np.int64)
         for block, low, high in self.framed(call.frame):
-            lows[block.rows], highs[block.rows] = low + block.first, np.maximum(high, low) + block.first
-        totals = running.gather(self.back(highs)) - running.gather(self.back(lows))
+            firsts[block.rows], lasts[block.rows] = low + block.first, np.maximum(high - 1, low) + block.first
+        first, last = (pl.Series(np.minimum(self.back(each), self.size - 1)) for each in (firsts, lasts))
+        totals: pl.Series = running.gather(last) - (running - exact).gather(first)
         return totals.cast(wide).alias(call.name)
 
     def extreme(self, call: Call, of: pl.Series) -> pl.Series:

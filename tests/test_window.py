@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -374,3 +375,19 @@ def test_mistakes(given: dict[str, Any], said: str, remedy: str) -> None:
     assert step.bind(SCHEMA, problems, Context(Path())) is None
     assert said in problems.issues[0].message
     assert remedy in problems.issues[0].remedy
+
+
+def test_sums_of_long_decimals_depend_on_their_group_alone() -> None:
+    """Whether they have too many digits is the same for any partitions, which hold whole groups."""
+    most = Decimal("6" + "0" * 35 + ".12")
+    table = pl.DataFrame(
+        {"g": [1, 1, 2, 2, 3], "m": pl.Series([most, most.copy_negate(), most, None, most], dtype=pl.Decimal(38, 2))}
+    )
+    options = {"partition_by": ["g"], "s": "sum(m) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"}
+    together = answer(table, **options)
+    assert together["s"].to_list() == [most, 0, most, most, most]
+    apart = [answer(part, **options) for part in table.partition_by("g", maintain_order=True)]
+    assert_frame_equal(pl.concat(apart), together, check_exact=True)
+    for rows in (table, table.head(2)):
+        with pytest.raises(DataError, match="overflow"):
+            answer(rows.with_columns(pl.col("m").abs()), **options)
