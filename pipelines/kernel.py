@@ -14,7 +14,7 @@ import polars as pl
 from pipelines.errors import DataError, Issue, of_machine, stopped
 from pipelines.types import Schema, dtype_name
 
-VERSION = f"polars-{pl.__version__}-5"
+VERSION = f"polars-{pl.__version__}-6"
 """Part of every identity: bytes are promised within one version of the kernel."""
 
 

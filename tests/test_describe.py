@@ -56,7 +56,7 @@ def test_every_type_is_described() -> None:
     )  # fmt: skip
     made = answer(table, kind="describe")
     assert made["count"].to_list() == [1, 1, 1, 1, 1, 1, 0, 1, 1]
-    assert made["min"].to_list() == [None, None, None, "PT1H", "01:00:00", "2024-01-02 03:04:05", None, "1.5", "1"]
+    assert made["min"].to_list() == [None, None, None, "PT1H", "01:00:00", "2024-01-02 03:04:05+01", None, "1.5", "1"]
     assert made["median"].to_list() == [None] * 7 + [1.5, 1.0]
 
 

@@ -548,6 +548,7 @@ def test_datetimes_with_a_zone_equal_duckdb(zone: str) -> None:
         ("cast(a as date)", "a::date"),
         ("cast(a as time)", "a::timestamp::time"),
         ("cast(a as timestamp)", "a::timestamp"),
+        ("cast(a as varchar)", "a::varchar"),
         ("hour(a) + year(a)", "hour(a) + year(a)"),
         *((f"date_diff('{unit}', b, a)",) * 2 for unit in units),
         *((f"date_diff('{unit}', x, a)",) * 2 for unit in units),

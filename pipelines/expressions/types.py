@@ -271,7 +271,8 @@ def _written(x: Typed) -> pl.Expr:
     e = x.expr
     if isinstance(x.dtype, pl.Datetime | pl.Time):  # DuckDB writes no trailing zeros
         form = "%H:%M:%S%.f" if x.dtype == TIME else "%Y-%m-%d %H:%M:%S%.f"
-        return e.dt.strftime(form).str.replace(r"(\.\d*?)0+$", "$1")
+        text = e.dt.strftime(form).str.replace(r"(\.\d*?)0+$", "$1")
+        return text if zone_of(x.dtype) is None else text + e.dt.strftime("%:z").str.replace(":00", "", literal=True)
     if x.dtype.is_float():
         text = e.cast(STRING).str.replace(r"e-(\d)$", "e-0$1")  # as C writes exponents, from 1e-05 down
         text = text.str.replace(r"^(-?)0\.0000([1-9])(\d*)$", "$1$2.${3}e-05").str.replace(".e", "e", literal=True)
