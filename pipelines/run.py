@@ -193,7 +193,12 @@ def _started(staged: Staged, asked: _Asked, record: Record) -> Result:
         record.planned(staged, counts, durable, progress, names)
         totals = {name: (record.stages[key].name, tasks[name]) for name, key in names.items()}
         with report.shown(progress, totals if asked.show_progress else {}, log):
-            parts = _compute(opened, staged, lowered, progress)
+            try:
+                parts = _compute(opened, staged, lowered, progress)
+            except KeyboardInterrupt:
+                if opened.shares_memory:  # no function in a thread can be stopped
+                    log.say("stopping; Ctrl-C once more does not wait for what is at work")
+                raise
         outputs = {target: _commit(staged, target, found, folder, mark, asked.head) for target, found in parts.items()}
         record.look()
         for function, (count, first) in record.failed.items():

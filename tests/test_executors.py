@@ -233,6 +233,25 @@ def test_ctrl_c_stops_cleanly(project: Path, executor: str) -> None:
     assert {p.name for p in project.iterdir()} - {"__pycache__"} == {"nap.yaml", "nap_of_test.py", "runs"}
 
 
+def test_ctrl_c_again_does_not_wait(project: Path) -> None:
+    (project / "nap_of_test.py").write_text("import time\ndef nap(n: int) -> int:\n    time.sleep(60)\n    return n\n")
+    config = project / "nap.yaml"
+    config.write_text(
+        "steps:\n  naps:\n    map: {function: 'nap_of_test:nap', range: [1, 9]}\n  out:\n    write: out.csv\n"
+    )
+    run = begun(config, "threads")
+    assert run.stderr is not None
+    time.sleep(1)
+    run.send_signal(signal.SIGINT)
+    while "once more" not in (line := run.stderr.readline()):
+        assert line, "it ended at once"
+    time.sleep(0.5)
+    assert run.poll() is None, "it waits for what is at work"
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=20)
+    assert (run.returncode, "Traceback" in said) == (130, False), said
+
+
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_ctrl_c_amid_queries(project: Path, executor: str) -> None:
     """Polars tells of it in the thread of the query, too."""
