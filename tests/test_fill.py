@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +19,7 @@ from polars.testing import assert_frame_equal
 from pipelines import ConfigError
 from pipelines.errors import DataError
 from pipelines.pipeline import load
+from pipelines.steps import KINDS
 from tests.oracle import oracle
 from tests.test_top import options
 from tests.test_window import SCHEMA, answer, bound, over, tables
@@ -152,6 +154,16 @@ def test_pivot_computes_of_the_rows_that_it_wants() -> None:
     assert answer(table, **options | {"by": []}, values={"n": "count(*)"}).to_dict(as_series=False) == {"x_n": [2]}
 
 
+def test_the_order_of_pivots_values_is_that_of_columns() -> None:
+    one, other = (
+        {"names": "k", "columns": ["a"], "values": dict(v)}
+        for v in ([("n", "count(*)"), ("m", "max(i)")], [("m", "max(i)"), ("n", "count(*)")])
+    )
+    said = [json.dumps(KINDS["pivot"].model_validate(each).identity(), sort_keys=True) for each in (one, other)]
+    assert said[0] != said[1]
+    assert list(bound(SCHEMA, "pivot", **one).schema) == ["a_n", "a_m"]
+
+
 @pytest.mark.parametrize(
     ("values", "dtype", "listed", "names", "counts"),
     [
@@ -266,6 +278,7 @@ def test_a_value_counts_where_it_is_filled_alone(tmp_path: Path) -> None:
         ("unpivot: []", "`on` must"),
         ("pivot: {names: z, columns: [a], values: count(*)}", "unknown column 'z'"),
         ("pivot: {by: z, names: k, columns: [a], values: count(*)}", "unknown column 'z'"),
+        ("pivot: {names: k, columns: [a], values: sum(z)}", "known: k, i, b, l"),
         ("pivot: {names: k, columns: [], values: count(*)}", "`columns` must"),
         ("pivot: {names: k, columns: [a, a], values: count(*)}", "'a' stands here twice"),
         ("pivot: {names: k, columns: [1], values: count(*)}", "c.yaml:5:33: cannot compare string with int64"),
@@ -294,3 +307,4 @@ def test_mistakes(tmp_path: Path, step: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "c.yaml").plan()
     assert said in str(caught.value)
+    assert "~" not in str(caught.value), "no name of ours"

@@ -179,9 +179,9 @@ class Groups:
         self.outputs = list[tuple[str, pl.Expr]]()
         self.out = dict(self.keys)
 
-    def add(self, path: tuple[str | int, ...], name: str, text: str, rows: pl.Expr | None = None) -> None:
-        """A column of the result, of the groups' `rows`; None: of all."""
-        if found := self.problems.expression(path, text, self.schema, self._call, wanted=rows):
+    def add(self, path: tuple[str | int, ...], name: str, text: str, wanted: pl.Expr | None = None) -> None:
+        """A column of the result. `wanted`: the rows whose values count, as in `Expression.bind`."""
+        if found := self.problems.expression(path, text, self.schema, self._call, wanted=wanted):
             self.outputs.append((name, found[0].expr))
             self.out[name] = found[0].dtype
             self.columns |= found[1]

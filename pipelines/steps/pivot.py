@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +11,19 @@ from pipelines.errors import DataError
 from pipelines.expressions import quote
 from pipelines.kernel import collect
 from pipelines.steps.aggregate import Aggregated, AggregatedByKey, Groups
-from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step, Texts
+from pipelines.steps.base import (
+    Apply,
+    Columns,
+    Context,
+    Keyed,
+    Operation,
+    Problems,
+    Reduction,
+    Sql,
+    Step,
+    Texts,
+    in_order,
+)
 from pipelines.types import Schema, dtype_name
 
 
@@ -178,6 +191,7 @@ class Pivot(Step):
     )
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Operation | None:
+        problems.keys("by", self.by, schema)
         problems.column(("names",), self.names, schema)
         if self.names in self.by:
             problems.add(("names",), f"{self.names!r} is a key already", "take it out of `by`")
@@ -209,9 +223,9 @@ class Pivot(Step):
         for more, text in several.items():
             path = ("values", more) if isinstance(self.values, dict) else ("values",)
             answers.append(f"{place}~{len(answers)}")
-            groups.add(path, answers[-1], text, pl.col(place).is_not_null())
+            none.add(path, answers[-1], text)
             if not problems.issues:
-                none.add(path, answers[-1], text)
+                groups.add(path, answers[-1], text, pl.col(place).is_not_null())
         if not several:
             problems.add(("values",), "pivot names nothing to compute", "write `values: first(column)`")
         if problems.issues:
@@ -238,3 +252,6 @@ class Pivot(Step):
         if isinstance(parts, Aggregated):
             return Pivoted(out, parts, places)
         return (PivotedByKey if self.by else PivotedWhole)(out, parts, places)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**super().identity(), "values": in_order(self.values)}
