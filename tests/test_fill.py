@@ -271,6 +271,8 @@ def test_a_value_counts_where_it_is_filled_alone(tmp_path: Path) -> None:
         ("unpivot: [i, k]", "no type holds the values of all: 'k' is string, the columns before it int64"),
         ("unpivot: [b, i, k]", "'k' is string, the columns before it int64"),
         ("unpivot: [z, i, k]", "'k' is string, the columns before it int64"),
+        ("unpivot: [i, k, b]", "`select: {cast: {i: string, b: string}}`"),
+        ("unpivot: [x, i, b]", "`select: {cast: {i: float64, b: float64}}`"),
         ("unpivot: {on: i, names: k}", "there is a column 'k' already"),
         ("unpivot: {on: i, values: l}", "there is a column 'l' already"),
         ("unpivot: {on: i, values: name}", "both new columns are called 'name'"),
@@ -278,7 +280,7 @@ def test_a_value_counts_where_it_is_filled_alone(tmp_path: Path) -> None:
         ("unpivot: []", "`on` must"),
         ("pivot: {names: z, columns: [a], values: count(*)}", "unknown column 'z'"),
         ("pivot: {by: z, names: k, columns: [a], values: count(*)}", "unknown column 'z'"),
-        ("pivot: {names: k, columns: [a], values: sum(z)}", "known: k, i, b, l"),
+        ("pivot: {names: k, columns: [a], values: sum(z)}", "known: k, i, b, l, x"),
         ("pivot: {names: k, columns: [], values: count(*)}", "`columns` must"),
         ("pivot: {names: k, columns: [a, a], values: count(*)}", "'a' stands here twice"),
         ("pivot: {names: k, columns: [1], values: count(*)}", "c.yaml:5:33: cannot compare string with int64"),
@@ -301,7 +303,7 @@ def test_a_value_counts_where_it_is_filled_alone(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes(tmp_path: Path, step: str, said: str) -> None:
-    table = pl.DataFrame({"k": ["a"], "i": [1], "b": pl.Series([1], dtype=pl.Int8), "l": [[1]]})
+    table = pl.DataFrame({"k": ["a"], "i": [1], "b": pl.Series([1], dtype=pl.Int8), "l": [[1]], "x": [0.5]})
     table.write_parquet(tmp_path / "in.parquet")
     (tmp_path / "c.yaml").write_text(f"steps:\n  t:\n    read: in.parquet\n  it:\n    {step}\n")
     with pytest.raises(ConfigError) as caught:

@@ -67,7 +67,12 @@ class Unpivot(Step):
             elif (both := widened(common, schema[name])) is None:
                 # what those before are together may be the type of none of them
                 what = f"{name!r} is {dtype_name(schema[name])}, the columns before it {dtype_name(common)}"
-                problems.add(("on", i), f"no type holds the values of all: {what}", "cast them in a `select` before")
+                types = {each: schema[each] for each in self.on if each in schema}
+                wanted = pl.Float64() if all(t.is_numeric() for t in types.values()) else pl.String()
+                casts = ", ".join(f"{each}: {dtype_name(wanted)}" for each, t in types.items() if t != wanted)
+                remedy = f"cast them in a step before: `select: {{cast: {{{casts}}}}}`"
+                problems.add(("on", i), f"no type holds the values of all: {what}", remedy)
+                break
             else:
                 common = both
         kept = {name: dtype for name, dtype in schema.items() if name not in self.on}
