@@ -38,7 +38,7 @@ from pipelines.plan import digest
 from pipelines.source import RUN
 from pipelines.stages import Link, Stage, Staged, With
 from pipelines.steps.base import Apply, Loader, Operation, Reduction
-from pipelines.types import Schema
+from pipelines.types import Schema, beyond_calendar
 from pipelines.work import Output, Ref
 
 REJECTS = "bad_rows"
@@ -382,6 +382,9 @@ class Finish(Struct, frozen=True):
         elif self.output.format == "parquet":
             content.write_parquet(file, row_group_size=1 << 20, compression="zstd", statistics=True)
         else:
+            for column in filter(beyond_calendar, content.get_columns()):
+                what = f"column {column.name!r} has dates before the year -262143 or after 262142: a CSV file cannot hold them"
+                raise DataError(Issue(what, "write Parquet, or replace them before"))
             content.write_csv(file)
 
 

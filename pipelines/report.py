@@ -14,6 +14,7 @@ import polars as pl
 
 from pipelines.executors.base import Progress
 from pipelines.record import Log
+from pipelines.types import beyond_calendar
 
 _LINE_SECONDS = 5.0
 
@@ -26,6 +27,7 @@ def table(frame: pl.DataFrame, rows: int) -> str:
     """The frame as a plain table, with shorter texts and then without its middle columns where the terminal is narrower;
     `rows` is how many the whole table has."""
     width = shutil.get_terminal_size((160, 0)).columns
+    frame = frame.with_columns(c.to_physical() for c in frame.get_columns() if beyond_calendar(c))
 
     def drawn(columns: int, texts: int, wide: int = 60_000) -> str:
         with pl.Config(

@@ -50,6 +50,24 @@ def parse_dtype(name: str) -> pl.DataType | None:
     return None
 
 
+def calendar(dtype: pl.DataType) -> tuple[int, int] | None:
+    """The first and the last count of a date's or datetime's units in the years -262143 to 262142: what is beyond Polars panics
+    of when it is shown or written. None for other types, and where no count is beyond."""
+    first, last = -96_465_292, 95_026_236
+    if isinstance(dtype, pl.Date):
+        return first, last
+    if not isinstance(dtype, pl.Datetime) or dtype.time_unit == "ns":
+        return None
+    day = 86_400 * {"ms": 10**3, "us": 10**6}[dtype.time_unit]
+    return first * day, (last + 1) * day - 1
+
+
+def beyond_calendar(column: pl.Series) -> bool:
+    """Whether it holds dates that no calendar has, as files may."""
+    known = calendar(column.dtype)
+    return known is not None and not column.to_physical().is_between(*known).all()
+
+
 def dtype_name(dtype: pl.DataType) -> str:
     """The one name of a type: what `parse_dtype` reads back."""
     if repr(dtype) in _SPELLED:

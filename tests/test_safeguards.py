@@ -307,3 +307,27 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
         .splitlines()[-1]
         .startswith("    put what starts the run under `if __name__ == '__main__':`")
     )
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "local"])
+def test_dates_that_no_calendar_has_are_told(tmp_path: Path, executor: str) -> None:
+    """Files have them (DuckDB's and PostgreSQL's infinity); Polars panics of them, where they are shown and in CSV."""
+    (tmp_path / "runs").mkdir()
+    days = pl.Series("d", [1, None, 2**31 - 1], dtype=pl.Int32).cast(pl.Date)
+    times = pl.Series("t", [2**63 - 1, 0, -(2**63) + 1]).cast(pl.Datetime("us"))
+    pl.DataFrame([days, times]).write_parquet(tmp_path / "in.parquet")
+    (tmp_path / "c.yaml").write_text("steps:\n  p: {read: in.parquet}\n  out: {write: out.parquet}\n")
+    head = load(tmp_path / "c.yaml").run(executor).outputs["out"].head
+    assert "2147483647" in table(head, 3)
+    assert "9223372036854775807" in table(head, 3)
+    (tmp_path / "c.yaml").write_text("steps:\n  p: {read: in.parquet}\n  out: {write: out.csv}\n")
+    with pytest.raises(DataError, match="column 'd' has dates before the year -262143 or after 262142"):
+        load(tmp_path / "c.yaml").run(executor)
+    for value, said in (
+        ("d - 3", "beyond date"),
+        ("t - INTERVAL 1 SECOND", "beyond datetime"),
+        ("DATE '2020-01-01' + 96000000", "beyond date"),
+    ):
+        (tmp_path / "c.yaml").write_text(f'steps:\n  p: {{read: in.parquet}}\n  out: {{derive: {{x: "{value}"}}}}\n')
+        with pytest.raises(DataError, match=f"a result is {said}"):
+            load(tmp_path / "c.yaml").run(executor)

@@ -30,7 +30,7 @@ from pipelines.expressions.types import (
     to,
     unify,
 )
-from pipelines.types import dtype_name
+from pipelines.types import calendar, dtype_name
 
 # --- Numbers ------------------------------------------------------------------------------------------------------------
 
@@ -130,7 +130,9 @@ def _calendar(op: str, a: Typed, b: Typed) -> Typed:
     left, right = kind(a.dtype), kind(b.dtype)
     if left == "date" and right in ("int", "null"):
         step = to(b, WIDE)
-        return Typed((days(a) + step if op == "+" else days(a) - step).cast(pl.Int32).cast(DATE), DATE)
+        moved = days(a) + step if op == "+" else days(a) - step
+        fits = moved.cast(pl.Int32, strict=False)
+        return Typed(_within(fits.is_null() & moved.is_not_null(), fits, DATE, pl.Int32()), DATE)
     if op == "-" and left == right == "date":
         return Typed(days(a) - days(b), INT)
     if op == "-" and {left, right} <= MOMENT and isinstance(common := common_type(a.dtype, b.dtype), pl.Datetime):
@@ -157,8 +159,10 @@ def _sum(op: str, x: pl.Expr, y: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return _within(wrapped, result, dtype)
 
 
-def _within(beyond: pl.Expr, count: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    return refuse(beyond, pl.lit(f"a result is beyond {dtype_name(dtype)}"), count, INT).cast(dtype)
+def _within(beyond: pl.Expr, count: pl.Expr, dtype: pl.DataType, counted: pl.DataType = INT) -> pl.Expr:
+    if known := calendar(dtype):
+        beyond |= ~count.is_between(*known)
+    return refuse(beyond, pl.lit(f"a result is beyond {dtype_name(dtype)}"), count, counted).cast(dtype)
 
 
 def days(x: Typed) -> pl.Expr:
