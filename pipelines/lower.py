@@ -287,6 +287,8 @@ def _retried(call: Callable[..., Any], given: Sequence[Any], stage: str, retries
             return call(*given)
         except KeyboardInterrupt as error:
             raise stopped(error) from None
+        except pl.exceptions.PanicException as error:  # a BaseException: uncaught, it hangs a Dask client
+            raise MachineError(Issue(f"Polars panicked: {error}", "please report this")) from None
         except Exception as error:
             if tries == retries or not may_pass(error):
                 raise

@@ -15,8 +15,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipelines import ConfigError, DataError, load
+from pipelines import ConfigError, DataError, MachineError, load
 from pipelines.cli import main
+from pipelines.lower import Attempt
 from pipelines.pipeline import Pipeline
 from pipelines.report import table
 
@@ -331,3 +332,13 @@ def test_dates_that_no_calendar_has_are_told(tmp_path: Path, executor: str) -> N
         (tmp_path / "c.yaml").write_text(f'steps:\n  p: {{read: in.parquet}}\n  out: {{derive: {{x: "{value}"}}}}\n')
         with pytest.raises(DataError, match=f"a result is {said}"):
             load(tmp_path / "c.yaml").run(executor)
+
+
+def test_a_panic_outside_of_a_query_is_an_error() -> None:
+    """As it is a BaseException, a Dask worker would end with it."""
+
+    def panics() -> None:
+        raise pl.exceptions.PanicException("out of range")
+
+    with pytest.raises(MachineError, match="Polars panicked: out of range"):
+        Attempt(panics, "stage", 0)()
