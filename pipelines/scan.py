@@ -1743,6 +1743,14 @@ def _partitions(files: Sequence[str], spans: Sequence[int], cuts: Sequence[tuple
         yield tuple(pieces)
 
 
+def _no_intervals(columns: Any, name: str) -> None:
+    """Polars panics of them."""
+    for i in range(len(columns)):
+        if columns.column(i).converted_type == "INTERVAL":
+            what = f"{name}: column {columns.column(i).path!r} is an interval, which cannot be read"
+            raise DataError(Issue(what, "write the file without it, or with months and days as numbers"))
+
+
 def _parquet(
     infos: Sequence[FileInfo], root: Path, missing: str | None
 ) -> tuple[dict[str, pl.DataType], list[list[str]], list[int], list[int], list[list[tuple[int, int]]]]:
@@ -1758,8 +1766,9 @@ def _parquet(
         try:
             with reading(i.path, root):
                 meta = pq.ParquetFile(i.path).metadata
+                _no_intervals(meta.schema, name)
                 here = dict(pl.scan_parquet(i.path, glob=False).collect_schema())
-        except (ValueError, pa.ArrowException, pl.exceptions.PolarsError) as e:
+        except (ValueError, pa.ArrowException, pl.exceptions.PolarsError, pl.exceptions.PanicException) as e:
             raise DataError(
                 Issue(f"{name} is not a readable Parquet file: {str(e).splitlines()[0]}", "is the file whole?")
             ) from e

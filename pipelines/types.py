@@ -64,6 +64,10 @@ def calendar(dtype: pl.DataType) -> tuple[int, int] | None:
 
 def beyond_calendar(column: pl.Series) -> bool:
     """Whether it holds dates that no calendar has, as files may."""
+    if isinstance(column.dtype, pl.List | pl.Array):
+        return beyond_calendar(column.explode())
+    if isinstance(column.dtype, pl.Struct):
+        return any(map(beyond_calendar, column.struct.unnest().get_columns()))
     known = calendar(column.dtype)
     return known is not None and not column.to_physical().is_between(*known).all()
 

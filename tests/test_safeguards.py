@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -321,6 +322,9 @@ def test_dates_that_no_calendar_has_are_told(tmp_path: Path, executor: str) -> N
     head = load(tmp_path / "c.yaml").run(executor).outputs["out"].head
     assert "2147483647" in table(head, 3)
     assert "9223372036854775807" in table(head, 3)
+    nested = pl.DataFrame([days.implode(), times.implode()]).select(l="d", s=pl.struct("t", "d"))
+    assert "2147483647" in table(nested.select("l"), 1)
+    assert "9223372036854775807" in table(nested.select("s"), 1)
     (tmp_path / "c.yaml").write_text("steps:\n  p: {read: in.parquet}\n  out: {write: out.csv}\n")
     with pytest.raises(DataError, match="column 'd' has dates before the year -262143 or after 262142"):
         load(tmp_path / "c.yaml").run(executor)
@@ -342,3 +346,11 @@ def test_a_panic_outside_of_a_query_is_an_error() -> None:
 
     with pytest.raises(MachineError, match="Polars panicked: out of range"):
         Attempt(panics, "stage", 0)()
+
+
+def test_a_parquet_file_with_intervals_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    duckdb.sql(f"copy (select 1 as a, interval 3 months as i) to '{tmp_path}/in.parquet'")
+    (tmp_path / "c.yaml").write_text("steps:\n  p: {read: in.parquet}\n")
+    with pytest.raises(DataError, match=r"in\.parquet: column 'i' is an interval, which cannot be read"):
+        load(tmp_path / "c.yaml").plan()
