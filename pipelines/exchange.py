@@ -27,6 +27,7 @@ from typing import Any
 import polars as pl
 from msgspec import Struct
 
+from pipelines import packing
 from pipelines.errors import machine_error
 from pipelines.files import under_way
 from pipelines.order import Order
@@ -221,7 +222,7 @@ class Range(Struct, frozen=True):
     room: Room
 
     def __call__(self, frame: pl.DataFrame, index: int) -> Parcel:
-        frame = self.order(frame.lazy()).collect(engine="in-memory").rechunk()
+        frame = packing.ordered(frame, self.order)
         size = max(_BLOCK, -(-len(frame) // self.blocks))
         starts = range(0, len(frame), size)
         marks = apart(frame.select(self.order.by)[list(starts)])

@@ -17,7 +17,7 @@ import polars as pl
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pipelines import events, kernel
+from pipelines import events, kernel, packing
 from pipelines.checkpoint import Durable, Load
 from pipelines.errors import (
     DataError,
@@ -41,6 +41,8 @@ from pipelines.steps.base import Apply, Loader, Operation, Reduction
 from pipelines.types import Schema, beyond_calendar
 from pipelines.work import Output, Ref
 
+Rows = pl.DataFrame | pl.LazyFrame
+"""A partition's: as they are, or as they are read."""
 REJECTS = "bad_rows"
 """The folder, in a run's, for rows that sources leave out."""
 FAN_IN = 32
@@ -95,7 +97,7 @@ class Program(Struct, frozen=True):
     def tables(self, *frames: pl.DataFrame) -> pl.DataFrame:
         """For one partition of each link."""
         try:
-            return self.run(frames[0].lazy(), None, *frames[1:])
+            return self.run(frames[0], None, *frames[1:])
         except (kernel.KernelError, OSError) as error:
             raise self.failed(error) from None
 
@@ -106,7 +108,7 @@ class Program(Struct, frozen=True):
     def concat(self, frames: Sequence[pl.DataFrame], link: int) -> pl.DataFrame:
         return pl.concat(frames) if frames else pl.DataFrame(schema=dict(self.input_schemas[link]))
 
-    def run(self, frame: pl.LazyFrame, *sides: pl.DataFrame | None) -> pl.DataFrame:
+    def run(self, frame: Rows, *sides: pl.DataFrame | None) -> pl.DataFrame:
         """`sides`: of each link its table; the first is None where the query begins with it."""
         try:
             return self.computed(frame, sides)
@@ -119,7 +121,7 @@ class Program(Struct, frozen=True):
                 )
             raise
 
-    def refuses(self, frame: pl.LazyFrame, sides: Sequence[pl.DataFrame | None]) -> tuple[str, Place | None]:
+    def refuses(self, frame: Rows, sides: Sequence[pl.DataFrame | None]) -> tuple[str, Place | None]:
         """The step that the data fails in: the first without which the query runs. The user's code is not called again."""
         for i, (step, place) in enumerate(() if self.in_order else self.doers):
             query = self.query(frame, sides, self.applies[: i + 1])
@@ -131,35 +133,70 @@ class Program(Struct, frozen=True):
                 break
         return "", None
 
-    def computed(self, frame: pl.LazyFrame, sides: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
+    def computed(self, frame: Rows, sides: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
         if self.reduction is None:
-            return self.collect(self.query(frame, sides, self.applies), self.schema, self.by_row)
+            frame, applies = self.states(frame)
+            return self.collect(self.query(frame, sides, applies), self.schema, self.by_row)
         state = self.reduction.state if self.after else self.schema
         any_order = self.reduction.any_order and not self.in_order
-        ways = self.reduction.ways
+        frame, sides, applies, reduction = self.packed(frame, sides)
+        ways = reduction.ways
         *faster, last = ways[min(self.steps in _SLOW, len(ways) - 1) :]
         for way in faster:
-            result = self.collect(self.query(frame, sides, (*self.applies[:-1], way)), state, any_order)
+            result = self.collect(self.query(frame, sides, (*applies, way)), state, any_order)
             if not self.reduction.fails(result):
                 break
             _SLOW.add(self.steps)
         else:
-            result = self.collect(self.query(frame, sides, (*self.applies[:-1], last)), state, any_order)
+            result = self.collect(self.query(frame, sides, (*applies, last)), state, any_order)
         if not self.after:
             return result
         return self.collect(self.query(result.lazy(), sides, self.after), self.schema)
 
+    def packed(
+        self, frame: Rows, sides: Sequence[pl.DataFrame | None]
+    ) -> tuple[Rows, Sequence[pl.DataFrame | None], tuple[Apply | With, ...], Reduction]:
+        """What to do to which rows, and which sides, before the reduction, and that: by its keys as one integer where that is faster."""
+        assert self.reduction is not None
+        *before, _ = self.applies
+        keys, start = self.reduction.packs, len(before)
+        while start and _leaves(before[start - 1], frozenset(keys)):
+            start -= 1
+        met = before[start - 1] if start else None
+        reduction = self.reduction
+        if isinstance(met, With):
+            side = sides[met.link]
+            assert side is not None
+            if found := packing.of_side(side, {new: name for name, new in met.brings}, keys):
+                side, packed = found
+                before[start - 1], reduction = met.taking(packed.added), reduction.packed(packed)
+                sides = [*sides[: met.link], side, *sides[met.link + 1 :]]
+        elif met is None and isinstance(frame, pl.DataFrame) and (found := packing.of_table(frame, keys)):
+            frame, reduction = found[0], reduction.packed(found[1])
+        return frame, sides, tuple(before), reduction
+
+    def states(self, frame: Rows) -> tuple[Rows, tuple[Apply | With, ...]]:
+        """The same where the rows are states that are combined."""
+        of = getattr(self.applies[0], "__self__", None) if self.applies else None
+        if not isinstance(of, Reduction) or not isinstance(frame, pl.DataFrame):
+            return frame, self.applies
+        if self.applies[0] not in (of.combine, of.apply) or not (found := packing.of_table(frame, of.packs)):
+            return frame, self.applies
+        packed = of.packed(found[1])
+        return found[0], (packed.combine if self.applies[0] == of.combine else packed.apply, *self.applies[1:])
+
     def query(
-        self, frame: pl.LazyFrame, sides: Sequence[pl.DataFrame | None], applies: tuple[Apply | With, ...]
+        self, frame: Rows, sides: Sequence[pl.DataFrame | None], applies: tuple[Apply | With, ...]
     ) -> pl.LazyFrame:
+        query = frame.lazy()
         for apply in applies:
             if isinstance(apply, With):
                 side = sides[apply.link]
                 assert side is not None
-                frame = apply(frame, side.lazy())
+                query = apply(query, side.lazy())
             else:
-                frame = apply(frame)
-        return frame
+                query = apply(query)
+        return query
 
     def collect(self, frame: pl.LazyFrame, schema: Schema, streams: bool = False) -> pl.DataFrame:
         return kernel.collect(frame.select(list(schema)), schema, streams=streams)
@@ -728,6 +765,12 @@ class Picked(Struct, frozen=True):
 
     def __call__(self, parcels: Sequence[Parcel], *others: pl.DataFrame) -> pl.DataFrame:
         return self.program.together([f for p in parcels for f in p.frames if f is not None], *others)
+
+
+def _leaves(apply: Apply | With, columns: frozenset[str]) -> bool:
+    """Whether it leaves these columns, and those that it does not know, as they are."""
+    operation = getattr(apply, "__self__", None)
+    return isinstance(operation, Operation) and apply == operation.apply and operation.passes(columns)
 
 
 def _by_row(apply: Apply | With) -> bool:

@@ -81,6 +81,12 @@ class With(Struct, frozen=True):
     flipped: bool = False
     """Whether the link's table is the first of the two."""
     ordered: bool = True
+    brings: tuple[tuple[str, str], ...] = ()
+    """What comes of the link's table as it is: (name there, name in the result)."""
+
+    def taking(self, columns: tuple[str, ...]) -> With:
+        """The same, of a link's table that has these columns too."""
+        return replace(self, columns=(self.columns[0], (*self.columns[1], *columns)))
 
     def __call__(self, frame: pl.LazyFrame, other: pl.LazyFrame) -> pl.LazyFrame:
         frame, other = frame.select(self.columns[0]), other.select(self.columns[1])
@@ -206,7 +212,7 @@ class _Chain(Struct, frozen=True):
         link = Link(other, Exchange("broadcast"))
         means = digest(self.means, [stage.parts for stage in other])
         columns = _seen(joining, schema, self.number, "")
-        step = With(joining.join, len(self.links), columns, joining.main == 1, ordered)
+        step = With(joining.join, len(self.links), columns, joining.main == 1, ordered, joining.brings)
         placed = self.placed if joining.main == 0 else ()  # the right table's columns get other names
         return replace(self, links=(*self.links, link), means=means, placed=placed).then(
             node, step, schema, int(ordered)
@@ -481,7 +487,7 @@ class _Cutter:
             _several((node.name,), tuple(links), count), number=number, divisible=joining.divisible and count > 1
         )
         columns = _seen(joining, schema, number, f"{number}~" if joining.both and number else "")
-        step = With(joining.join, 1, columns, joining.main == 1, self.ordered[node.name])
+        step = With(joining.join, 1, columns, joining.main == 1, self.ordered[node.name], joining.brings)
         chain = chain.then(node, step, schema, int(step.ordered))
         if joining.both and number:
             chain = chain.then(node, Either(number), schema)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import polars as pl
@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from pipelines.aggregates import FUNCTIONS, Function, Reach, canonical, quantile
 from pipelines.expressions import ExpressionError, Typed
+from pipelines.packing import Packing
 from pipelines.steps.base import Apply, Columns, Context, Keyed, Operation, Problems, Reduction, Sql, Step, Texts
 from pipelines.types import Schema, dtype_name
 
@@ -46,7 +47,7 @@ class Grouping:
         exact = {name for name, dtype in self.keys if not dtype.is_float()}
         return (0,) if columns <= exact else ()
 
-    def states(self, frame: pl.LazyFrame, reach: Reach) -> pl.LazyFrame:
+    def states(self, frame: pl.LazyFrame, reach: Reach, packing: Packing | None = None) -> pl.LazyFrame:
         exprs = [e for c in self.calls for e in c.known.partial(c.argument, c.dtype, c.name, reach)]
         if not self.keys:
             if any(c.function in ("var", "std") for c in self.calls):
@@ -58,12 +59,16 @@ class Grouping:
         frame = frame.with_columns(canonical(pl.col(k), t).alias(k) for k, t in self.keys if t.is_float())
         if not exprs:
             return frame.select(self.names).unique()
+        if packing is not None:
+            return frame.group_by(packing.key).agg(exprs).with_columns(packing.columns)
         return frame.group_by(self.names).agg(exprs)
 
-    def combined(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+    def combined(self, frame: pl.LazyFrame, packing: Packing | None = None) -> pl.LazyFrame:
         exprs = [e for c in self.calls for e in c.known.combine(c.name, c.dtype)]
         if not self.keys:
             return frame.select(exprs)
+        if exprs and packing is not None:
+            return frame.group_by(packing.key).agg(exprs).with_columns(packing.columns)
         return frame.group_by(self.names).agg(exprs) if exprs else frame.unique()
 
     def answers(self, frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -81,10 +86,18 @@ class Aggregated(Reduction):
     state: Schema
     grouping: Grouping
     columns: Columns
+    packing: Packing | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:
         return tuple(self.grouping.names)
+
+    @property
+    def packs(self) -> Schema:
+        return dict(self.grouping.keys)
+
+    def packed(self, packing: Packing) -> Aggregated:
+        return replace(self, packing=packing)
 
     @property
     def any_order(self) -> bool:
@@ -101,7 +114,7 @@ class Aggregated(Reduction):
         return not self.any_order
 
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.grouping.states(frame, "near")
+        return self.grouping.states(frame, "near", self.packing)
 
     @property
     def ways(self) -> tuple[Apply, ...]:
@@ -112,13 +125,13 @@ class Aggregated(Reduction):
         return any(state[name].sum() for name in odd if name in state.columns)
 
     def far(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.grouping.states(frame, "far")
+        return self.grouping.states(frame, "far", self.packing)
 
     def careful(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.grouping.states(frame, "all")
+        return self.grouping.states(frame, "all", self.packing)
 
     def combine(self, frame: pl.LazyFrame) -> pl.LazyFrame:
-        return self.grouping.combined(frame)
+        return self.grouping.combined(frame, self.packing)
 
     def finish(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         return self.grouping.answers(frame)

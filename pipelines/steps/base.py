@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 from pipelines.code import Function, FunctionError, find
 from pipelines.errors import Issue, PipelineError, did_you_mean, nearest
 from pipelines.order import Order
+from pipelines.packing import Packing
 from pipelines.scan import Drawn, FileInfo
 from pipelines.source import Node
 from pipelines.types import NAMED, Schema, dtype_name, is_pattern
@@ -105,6 +106,15 @@ class Reduction(Operation):
     def any_order(self) -> bool:
         """Whether the step's answer is the same for any order of rows and of states."""
         return False
+
+    @property
+    def packs(self) -> Schema:
+        """The key columns, where `packed` can group by them as one."""
+        return {}
+
+    def packed(self, packing: Packing) -> Reduction:
+        """The same for tables with the columns that the packing needs."""
+        raise NotImplementedError
 
     def partial(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         raise NotImplementedError
@@ -211,6 +221,12 @@ class Joining(Operation):
 
     def reads_of(self, index: int, wanted: Columns) -> Columns:
         raise NotImplementedError
+
+    @property
+    def brings(self) -> tuple[tuple[str, str], ...]:
+        """Columns of the table that is not the main one, which come out as they are, beside those that the join does not know:
+        (name there, name in the result)."""
+        return ()
 
     def sees_order(self, wanted: bool) -> bool:
         return wanted

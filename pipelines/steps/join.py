@@ -117,6 +117,10 @@ class Joined(Joining):
             return keys | (wanted - {new for _, new in self.columns})
         return keys | {name for name, new in self.columns if new in wanted}
 
+    @property
+    def brings(self) -> tuple[tuple[str, str], ...]:
+        return () if self.main else self.columns
+
     def prune(self, wanted: Columns) -> Joined:
         return replace(self, columns=tuple(pair for pair in self.columns if pair[1] in wanted))
 
