@@ -37,7 +37,7 @@ from pipelines.order import Order
 from pipelines.plan import digest
 from pipelines.source import RUN
 from pipelines.stages import Link, Stage, Staged, With
-from pipelines.steps.base import Apply, Loader, Operation, Reduction
+from pipelines.steps.base import Apply, Loader, Operation, Reduction, Sorting
 from pipelines.types import Schema, beyond_calendar
 from pipelines.work import Output, Ref
 
@@ -135,7 +135,7 @@ class Program(Struct, frozen=True):
 
     def computed(self, frame: Rows, sides: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
         if self.reduction is None:
-            frame, applies = self.states(frame)
+            frame, applies = self.opened(frame)
             return self.collect(self.query(frame, sides, applies), self.schema, self.by_row)
         state = self.reduction.state if self.after else self.schema
         any_order = self.reduction.any_order and not self.in_order
@@ -175,15 +175,24 @@ class Program(Struct, frozen=True):
             frame, reduction = found[0], reduction.packed(found[1])
         return frame, sides, tuple(before), reduction
 
-    def states(self, frame: Rows) -> tuple[Rows, tuple[Apply | With, ...]]:
-        """The same where the rows are states that are combined."""
-        of = getattr(self.applies[0], "__self__", None) if self.applies else None
-        if not isinstance(of, Reduction) or not isinstance(frame, pl.DataFrame):
+    def opened(self, frame: Rows) -> tuple[Rows, tuple[Apply | With, ...]]:
+        """The same where states are combined; rows that have to be in order are, and the rest is left to do."""
+        if not self.applies or not isinstance(frame, pl.DataFrame):
             return frame, self.applies
-        if self.applies[0] not in (of.combine, of.apply) or not (found := packing.of_table(frame, of.packs)):
-            return frame, self.applies
-        packed = of.packed(found[1])
-        return found[0], (packed.combine if self.applies[0] == of.combine else packed.apply, *self.applies[1:])
+        first, *others = self.applies
+        of = getattr(first, "__self__", None)
+        if isinstance(of, Sorting) and first == of.apply:
+            first = of.order
+        if isinstance(first, Order):
+            return packing.ordered(frame, first), tuple(others)
+        if (
+            isinstance(of, Reduction)
+            and first in (of.combine, of.apply)
+            and (found := packing.of_table(frame, of.packs))
+        ):
+            packed = of.packed(found[1])
+            return found[0], (packed.combine if first == of.combine else packed.apply, *others)
+        return frame, self.applies
 
     def query(
         self, frame: Rows, sides: Sequence[pl.DataFrame | None], applies: tuple[Apply | With, ...]
