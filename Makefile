@@ -47,10 +47,10 @@ run-k8s: $(STAMP) ## Run a pipeline on Kubernetes (CONFIG=configs/x.yaml, IMAGE=
 	@$(PY) -m pipelines k8s submit $(CONFIG) --image $(IMAGE) --namespace pipelines --wait $(ARGS)
 
 # Clusters first: the operator takes its marks off them, without which they cannot go. Then the operator: with a pod that takes its time
-# to end, Kubernetes looks at a namespace's end again only after a while.
+# to end, Kubernetes looks at a namespace's end again only after a while. A node may take a minute more than a pod to be rid of it.
 undeploy: ## Remove everything that `make deploy` and runs left
 	@kubectl delete daskjobs,daskclusters,daskworkergroups,daskautoscalers --all --namespace pipelines --timeout=120s --ignore-not-found || true
-	@kubectl delete deployment pipelines-operator --namespace pipelines-system --cascade=foreground --timeout=60s --ignore-not-found
+	@kubectl delete deployment pipelines-operator --namespace pipelines-system --cascade=foreground --timeout=180s --ignore-not-found
 	@kubectl delete -k $(OVERLAY) --ignore-not-found --timeout=120s
 	@kubectl delete -k deploy/k8s/operator --ignore-not-found --timeout=120s
 

@@ -86,7 +86,7 @@ class Admin:
         overlay = "tests/k8s" if self.is_old else "deploy/k8s/overlays/dev"
         command = ["make", "-s", target, f"OVERLAY={overlay}", f"IMAGE={self.image}"]
         env = {**os.environ, "KUBECONFIG": self.kubeconfig}
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -153,19 +153,22 @@ def admin() -> Iterator[Admin]:
         kubeconfig, image, started = up.stdout.split()[-1], "pipelines:0.1.0", not running
         subprocess.run([TOOLS / "load-image", "build", image, ROOT], capture_output=True, timeout=1200, check=True)
     found = Admin(kubeconfig, image)
-    if "PIPELINES_K8S_KEEP" not in os.environ:  # while tests are written: what is deployed stays
-        with contextlib.suppress(AssertionError):
-            found.make("undeploy")
-    found.make("deploy")
-    found.record()
-    yield found
-    if "PIPELINES_K8S_KEEP" in os.environ:
-        return
-    found.make("undeploy")
-    assert found.run("get", "namespaces,crds,clusterroles,priorityclasses", "-o", "name").count("pipelines") == 0
-    assert "dask" not in found.run("get", "crds", "-o", "name")
-    if started:
-        subprocess.run([TOOLS / "down"], timeout=120, check=False)
+    stays = "PIPELINES_K8S_KEEP" in os.environ  # what is deployed, while tests are written
+    try:
+        if not stays:
+            with contextlib.suppress(AssertionError):
+                found.make("undeploy")
+        found.make("deploy")
+        found.record()
+        yield found
+        if stays:
+            return
+        found.make("undeploy")
+        assert found.run("get", "namespaces,crds,clusterroles,priorityclasses", "-o", "name").count("pipelines") == 0
+        assert "dask" not in found.run("get", "crds", "-o", "name")
+    finally:
+        if started and not stays:
+            subprocess.run([TOOLS / "down"], timeout=120, check=False)
 
 
 def kubeconfig_of(admin: Admin, account: str, path: Path) -> str:
