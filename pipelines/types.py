@@ -129,8 +129,21 @@ _INTEGERS: dict[type[pl.DataType], tuple[int, bool]] = {  # (bits, signed)
 _MANTISSA: dict[type[pl.DataType], int] = {pl.Float32: 24, pl.Float64: 53}
 
 
-def widened(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
-    """The smallest type that holds every value of both, exactly; None when there is none."""
+def widened(*types: pl.DataType) -> pl.DataType | None:
+    """The smallest type that holds every value of all of them, exactly, whatever their order; None when there is none."""
+    kinds = {type(dtype) for dtype in types} - {pl.Null}
+    if kinds & _MANTISSA.keys() and kinds <= _MANTISSA.keys() | _INTEGERS.keys():
+        # an integer has to fit the float's digits
+        digits = max(_MANTISSA.get(kind) or _INTEGERS[kind][0] for kind in kinds)
+        return pl.Float32() if digits <= 24 else pl.Float64() if digits <= 53 else None
+    common: pl.DataType | None = pl.Null()
+    for dtype in types:
+        common = None if common is None else _wider(common, dtype)
+    return common
+
+
+def _wider(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
+    """Of two types, neither of which is a float where the other is a number."""
     if one == other or isinstance(other, pl.Null):
         return one
     if isinstance(one, pl.Null):
@@ -141,10 +154,6 @@ def widened(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
         if signed[0] != signed[1]:
             bits = tuple(n if s else 2 * n for n, s in zip(bits, signed, strict=True))
         return parse_dtype(f"{'' if any(signed) else 'u'}int{max(bits)}")
-    if any(kind in _MANTISSA for kind in kinds) and all(kind in _MANTISSA or kind in _INTEGERS for kind in kinds):
-        # an integer has to fit the float's digits
-        digits = max(_MANTISSA.get(kind) or _INTEGERS[kind][0] for kind in kinds)
-        return pl.Float32() if digits <= 24 else pl.Float64() if digits <= 53 else None
     if isinstance(one, pl.Decimal) and isinstance(other, pl.Decimal):
         scale = max(one.scale, other.scale)
         precision = scale + max(one.precision - one.scale, other.precision - other.scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -224,3 +225,11 @@ def test_widened_types_hold_every_value() -> None:
     assert widened(pl.Int32(), pl.Float32()) == pl.Float64()
     assert widened(pl.Date(), pl.Datetime("us")) == pl.Datetime("us")
     assert widened(pl.Decimal(10, 2), pl.Decimal(5, 4)) == pl.Decimal(12, 4)
+
+
+def test_widened_types_do_not_depend_on_order() -> None:
+    types = [dtype for name in NAMES if (dtype := parse_dtype(name)) is not None]
+    for each in itertools.combinations(types, 3):
+        assert len({widened(*order) for order in itertools.permutations(each)}) == 1, each
+    assert widened(pl.Int32(), pl.UInt32(), pl.Float64()) == pl.Float64()
+    assert widened(pl.Int16(), pl.UInt16(), pl.Float32()) == pl.Float32()

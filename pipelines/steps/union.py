@@ -56,18 +56,20 @@ class Union(Step):
     )
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> United | None:
-        out, first = dict[str, pl.DataType](), dict[str, str]()
+        out, types, first = dict[str, pl.DataType](), dict[str, list[pl.DataType]](), dict[str, str]()
         for step, columns in context.inputs:
             for name, dtype in columns.items():
                 origin = first.setdefault(name, step)
-                if (both := widened(out.setdefault(name, dtype), dtype)) is None:
+                before = types.setdefault(name, [])
+                if (common := widened(*before, dtype)) is None:
                     problems.add(
                         (),
                         f"the column {name!r} is {dtype_name(out[name])} in {origin!r} and {dtype_name(dtype)} in {step!r}",
                         "cast one of them in a `select` before",
                     )
                 else:
-                    out[name] = both
+                    out[name] = common
+                    before.append(dtype)
         if self.missing == "error":
             for step, columns in context.inputs:
                 for name in (name for name in out if name not in columns):

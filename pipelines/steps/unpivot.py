@@ -64,7 +64,7 @@ class Unpivot(Step):
                 continue
             if name in self.on[:i]:
                 problems.add(("on", i), f"{name!r} stands here twice", "remove one")
-            elif (both := widened(common, schema[name])) is None:
+            elif (both := widened(*(schema[each] for each in self.on[: i + 1] if each in schema))) is None:
                 # what those before are together may be the type of none of them
                 what = f"{name!r} is {dtype_name(schema[name])}, the columns before it {dtype_name(common)}"
                 types = {each: schema[each] for each in self.on if each in schema}
