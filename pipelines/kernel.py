@@ -38,6 +38,10 @@ def collect(frame: pl.LazyFrame, schema: Schema, *, streams: bool = False) -> pl
     except (pl.exceptions.PolarsError, OSError) as error:
         if of_machine(error):
             raise
+        if isinstance(error, pl.exceptions.ShapeError) and "exploded" in str(error):
+            raise DataError(
+                Issue("a row's lists are of different lengths", "cut them to one length before, or explode one alone")
+            ) from None
         if "overflow" in str(error):
             raise DataError(Issue(str(error).split("\n", 1)[0], "cast to double before computing")) from None
         raise KernelError(f"{type(error).__name__}: {error}") from None

@@ -61,6 +61,15 @@ def test_fill_equals_duckdb(table: pl.DataFrame, by: list[str], order: list[str]
     assert_frame_equal(only, theirs.cast(dict(only.schema)), check_exact=True)
 
 
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_lists_of_different_lengths_are_told_with_their_step(tmp_path: Path, executor: str) -> None:
+    pl.DataFrame({"a": [[1], [1, 2]], "b": [[1, 2], [1]]}).write_parquet(tmp_path / "t.parquet")
+    config = "name: n\nsteps:\n  t: {read: {path: t.parquet}}\n  e: {from: t, explode: [a, b]}\n"
+    (tmp_path / "n.yaml").write_text(config)
+    with pytest.raises(DataError, match=r"n.yaml:4:3: in the step 'e': a row's lists are of different lengths"):
+        load(tmp_path / "n.yaml").run(executor=executor)
+
+
 def test_what_fill_reads() -> None:
     operation = bound(SCHEMA, "fill", forward=["y"], value={"y": "x", "i": "0"}, partition_by=["k"], order_by=["d"])
     assert operation.placement == "by_key"
