@@ -29,7 +29,7 @@ class KernelError(Exception):
 def collect(frame: pl.LazyFrame, schema: Schema, *, streams: bool = False) -> pl.DataFrame:
     """The query's rows, in one chunk, with exactly the planned columns and types; groups in random order where it `streams`.
 
-    Raises KernelError for what the data did, DataError for values that a cast or a sum cannot take, OSError for what a disk did.
+    Raises KernelError for what the data did, DataError for values that a step cannot take, OSError for what a disk did.
     """
     try:
         result = frame.collect(engine="streaming" if streams else "in-memory").rechunk()

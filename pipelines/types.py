@@ -143,7 +143,7 @@ def widened(*types: pl.DataType) -> pl.DataType | None:
 
 
 def _wider(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
-    """Of two types, neither of which is a float where the other is a number."""
+    """Of two types, but for floats beside numbers."""
     if one == other or isinstance(other, pl.Null):
         return one
     if isinstance(one, pl.Null):

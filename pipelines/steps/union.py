@@ -60,8 +60,10 @@ class Union(Step):
         for step, columns in context.inputs:
             for name, dtype in columns.items():
                 origin = first.setdefault(name, step)
-                before = types.setdefault(name, [])
-                if (common := widened(*before, dtype)) is None:
+                seen = types.setdefault(name, [])
+                if dtype in seen:
+                    continue
+                if (common := widened(*seen, dtype)) is None:
                     problems.add(
                         (),
                         f"the column {name!r} is {dtype_name(out[name])} in {origin!r} and {dtype_name(dtype)} in {step!r}",
@@ -69,7 +71,7 @@ class Union(Step):
                     )
                 else:
                     out[name] = common
-                    before.append(dtype)
+                    seen.append(dtype)
         if self.missing == "error":
             for step, columns in context.inputs:
                 for name in (name for name in out if name not in columns):

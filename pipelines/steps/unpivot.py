@@ -59,12 +59,15 @@ class Unpivot(Step):
 
     def bind(self, schema: Schema, problems: Problems, context: Context) -> Unpivoted | None:
         common: pl.DataType = pl.Null()
+        seen = list[pl.DataType]()
         for i, name in enumerate(self.on):
             if not problems.column(("on", i), name, schema):
                 continue
             if name in self.on[:i]:
                 problems.add(("on", i), f"{name!r} stands here twice", "remove one")
-            elif (both := widened(*(schema[each] for each in self.on[: i + 1] if each in schema))) is None:
+            elif schema[name] in seen:
+                continue
+            elif (both := widened(*seen, schema[name])) is None:
                 # what those before are together may be the type of none of them
                 what = f"{name!r} is {dtype_name(schema[name])}, the columns before it {dtype_name(common)}"
                 types = {each: schema[each] for each in self.on if each in schema}
@@ -75,6 +78,7 @@ class Unpivot(Step):
                 break
             else:
                 common = both
+                seen.append(schema[name])
         kept = {name: dtype for name, dtype in schema.items() if name not in self.on}
         for option, name in (("names", self.names), ("values", self.values)):
             problems.named((option,), name)
